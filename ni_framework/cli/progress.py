@@ -1,0 +1,121 @@
+"""A run as people watch it: a bar on a terminal, one line per interval elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from torch import Tensor
+
+from ni_framework.contracts import hookimpl
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+
+
+class Progress:
+    """Listens to a run and tells it on stderr: loss, accuracy, samples per second, use of functions, time left."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}  {task.fields[rate]}/s"),
+            TextColumn("use {task.fields[use]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+            refresh_per_second=5,
+        )
+        self.task = self.bar.add_task("training", total=None, loss="-", accuracy="-", rate="-", use="-")
+        self.begin = self.shown = time.monotonic()
+        self.samples = self.steps = 0
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    @hookimpl
+    def run_start(self, run: str, recipe: Any, num_parameters: int) -> None:
+        self.steps = recipe.train.steps
+        self.bar.update(self.task, total=self.steps)
+        self.console.print(
+            f"{recipe.name}: {num_parameters:,} parameters, {self.steps} steps of {recipe.train.batch}, in {run}"
+        )
+
+    @hookimpl
+    def run_step(self, step: int, samples: int, values: Mapping[str, Tensor]) -> None:
+        if self.samples == 0:  # the first step warms up; the rate is of those after it
+            self.begin = time.monotonic()
+        self.samples += samples
+        now = time.monotonic()
+        if now - self.shown > 0.2 and self.console.is_terminal:
+            self.shown = now
+            loss, accuracy = values["loss"].item(), values["accuracy"].item()
+            shown = {"loss": f"{loss:.3f}", "accuracy": f"{accuracy:.1%}", "rate": self._rate(samples)}
+            self.bar.update(self.task, completed=step, **shown)  # pyright: ignore[reportArgumentType]
+
+    @hookimpl
+    def run_log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step == 0:
+            self.console.print(_probe_line(metrics))
+            return
+        use = [value for name, value in metrics.items() if name.startswith("routing/use/")]
+        self.bar.update(self.task, completed=step, use=_bars(use))
+        if not self.console.is_terminal:
+            left = (time.monotonic() - self.begin) / max(step - 1, 1) * (self.steps - step)
+            self.console.print(
+                f"step {step}/{self.steps}  loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.1%}  "
+                f"{self._rate(self.samples // step)}/s  use {_percents(use)}  left {left:.0f} s"
+            )
+
+    @hookimpl
+    def run_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.console.print(f"step {step}/{self.steps}  {shown}")
+
+    @hookimpl
+    def run_warning(self, step: int, message: str) -> None:
+        self.console.print(f"warning: {message}", style="bold yellow")
+
+    @hookimpl
+    def run_checkpoint(self, step: int, checkpoint: str) -> None:
+        self.console.print(f"step {step}/{self.steps}  saved {checkpoint}")
+
+    def _rate(self, samples: int) -> str:
+        """Samples per second since the first step."""
+        seconds = time.monotonic() - self.begin
+        return f"{(self.samples - samples) / seconds:,.0f}" if self.samples > samples and seconds > 0 else "-"
+
+
+def _probe_line(figures: Mapping[str, float]) -> str:
+    norms = [value for name, value in figures.items() if name.startswith("routing/state_norm/")]
+    use = [value for name, value in figures.items() if name.startswith("routing/use/")]
+    states = f"state norm {norms[0]:.3g} -> {norms[-1]:.3g}, " if norms else ""
+    return (
+        f"routing at step 0: {figures.get('routing/open', 0):.0%} of pairs open, "
+        f"{figures.get('routing/orphans', 0):.0%} of elements without a function, {states}"
+        f"logit variance {figures['routing/logit_variance']:.3g}, use {_percents(use)}"
+    )
+
+
+def _percents(use: list[float]) -> str:
+    return "/".join(f"{value:.0%}".rstrip("%") for value in use) + " %"
+
+
+def _bars(use: list[float]) -> str:
+    """One character a function: its share, the largest in full height."""
+    largest = max(use, default=0) or 1
+    return "".join(_LEVELS[round(value / largest * (len(_LEVELS) - 1))] for value in use)

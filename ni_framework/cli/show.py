@@ -1,0 +1,59 @@
+"""`ni show`: a recipe as it is understood, or what a component is and takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ni_framework.cli.output import emit, json_option, overrides_argument, table
+
+
+@click.command("show")
+@click.argument("target", metavar="RECIPE|COMPONENT")
+@overrides_argument
+@json_option
+def command(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show RECIPE as it is understood: complete, with all defaults, and its table of parameters.
+
+    Or show COMPONENT (`kernel`, or `router/kernel`): what it does, where it comes from, and its options.
+    """
+    if Path(target).suffix in (".yaml", ".yml") or Path(target).exists():
+        _show_recipe(target, overrides, as_json)
+    else:
+        _show_component(target, overrides, as_json)
+
+
+def _show_recipe(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    from ni_framework.model.describe import describe
+    from ni_framework.recipe import dump
+    from ni_framework.registry import load_recipe
+
+    recipe = load_recipe(path, overrides)
+    description = describe(recipe)
+    rows = [(name, "x".join(map(str, shape)) or "scalar") for name, shape in description.parameters]
+    text = f"{dump(recipe)}\n# {description.summary}\n{table(rows)}"
+    document = {
+        "recipe": dump(recipe),
+        "parameters": [{"name": name, "shape": list(shape)} for name, shape in description.parameters],
+        "sizes": description.sizes,
+    }
+    emit(document, text, as_json)
+
+
+def _show_component(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    from ni_framework.errors import UsageError
+    from ni_framework.registry.describe import describe_component
+
+    if overrides:
+        raise UsageError(
+            f"{target} is a component, and overrides ({overrides[0]}) change recipes; name a recipe instead"
+        )
+    documents = describe_component(target)
+    texts = []
+    for document in documents:
+        rows = [(option["name"], option["type"], option["default"], option["help"]) for option in document["options"]]
+        options = table(rows, ("option", "type", "default", "what it does")) if rows else "no options"
+        head = f"{document['kind']} {document['name']}, from {document['distribution']} {document['version']} ({document['source']})"
+        texts.append(f"{head}\n\n{document['doc']}\n\n{options}")
+    emit(documents, "\n\n".join(texts), as_json)

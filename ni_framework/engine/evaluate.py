@@ -1,0 +1,52 @@
+"""Evaluation on the held-out part; nothing in training changes by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ni_framework.contracts import Split
+from ni_framework.engine.batches import to, weight_of
+from ni_framework.model.interpreter import Interpreter
+
+BATCH = 256
+
+
+def evaluate(model: Interpreter, split: Split, autocast: torch.autocast | None = None) -> dict[str, float]:
+    """`test/<metric>`, mean over samples and then tasks; with several tasks also `test/<metric>/<task>`."""
+    device = next(model.parameters()).device
+    sums: dict[str, dict[str, torch.Tensor]] = {}
+    counts: dict[str, torch.Tensor] = {}
+    with evaluating(model), torch.no_grad(), autocast or torch.autocast(device.type, enabled=False):
+        for start in range(0, len(split), BATCH):
+            batch = to(split.batch(torch.arange(start, min(start + BATCH, len(split))), None), device)
+            logits = model(batch.inputs, batch.mask, tuple(batch.targets))
+            for task, target in batch.targets.items():
+                weight = weight_of(batch, task)
+                counts[task] = counts.get(task, 0) + weight.sum()
+                of_task = sums.setdefault(task, {})
+                for name, value in model.head.metrics(logits[task].float(), target).items():
+                    of_task[name] = of_task.get(name, 0) + (value * weight).sum()
+    means = {task: {name: (total / counts[task]).item() for name, total in sums[task].items()} for task in sums}
+    names = sorted({name for of_task in means.values() for name in of_task})
+    metrics = {}
+    for name in names:
+        values = [of_task[name] for of_task in means.values()]
+        metrics[f"test/{name}"] = sum(values) / len(values)
+    if len(means) > 1:
+        metrics |= {f"test/{name}/{task}": value for task, of_task in means.items() for name, value in of_task.items()}
+    return metrics
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards in the mode in which it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,57 @@
+"""AdamW with the right groups, and the learning rate as a closed form of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ni_framework.recipe.schema import Optimizer, Schedule
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay pulls on a parameter: matrices called `weight` alone.
+
+    So biases, norms, codes, signatures, bandwidths, CLS elements and tables of positions are left alone, whatever their
+    shape.
+    """
+    return parameter.ndim >= 2 and name.endswith("weight")
+
+
+def adamw(model: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in a decayed and an undecayed group."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[decays(name, parameter)].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": optimizer.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=optimizer.lr,
+        betas=optimizer.betas,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, steps: int, schedule: Schedule) -> float:
+    """The rate of a step (from 0) in parts of the largest.
+
+    constant: rises in a line, then stays. cosine: rises in a line, falls as half a cosine to 0 (Loshchilov and Hutter 2017).
+    one_cycle: rises from 1/25 and falls to 1/250,000, each as half a cosine (Smith and Topin 2018).
+    """
+    warmup = schedule.warmup * steps
+    rising = step < warmup
+    if schedule.use == "one_cycle":
+        if rising:
+            return _cosine(1 / 25, 1, step / warmup)
+        return _cosine(1, 1 / 250_000, (step - warmup) / max(1, steps - 1 - warmup))
+    if rising:
+        return (step + 1) / (warmup + 1)
+    return 1.0 if schedule.use == "constant" else _cosine(1, 0, (step - warmup) / (steps - warmup))
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1))) / 2

@@ -1,0 +1,38 @@
+"""Which samples a step sees: a function of seed and step alone, whatever read them and however often it was interrupted."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ni_framework.contracts import Batch, Split
+from ni_framework.nn.init import seed_of
+from ni_framework.nn.random import keys
+
+
+class Order:
+    """The training samples in the order of their use: one permutation an epoch, one after the other."""
+
+    def __init__(self, split: Split, batch: int, seed: int) -> None:
+        self.split, self.batch, self.seed = split, batch, seed
+        self._permutation = lru_cache(maxsize=2)(self._draw)  # a batch may reach into the next epoch
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        position_B = torch.arange(step * self.batch, (step + 1) * self.batch)
+        return self.split.batch(self.index(position_B), keys(seed_of(self.seed, "sample"), position_B))
+
+    def index(self, position_B: Tensor) -> Tensor:
+        """The samples at these positions, counted from the first step on."""
+        size = len(self.split)
+        index_B = torch.empty_like(position_B)
+        for epoch in range(int(position_B[0]) // size, int(position_B[-1]) // size + 1):
+            here = position_B // size == epoch
+            index_B[here] = self._permutation(epoch)[position_B[here] % size]
+        return index_B
+
+    def _draw(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
+        return torch.randperm(len(self.split), generator=generator)

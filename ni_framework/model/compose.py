@@ -1,0 +1,66 @@
+"""Recipe to model: builds the components that a recipe names, and says where in the recipe sizes do not fit together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ni_framework.contracts import Choice, Data, Head, Input
+from ni_framework.errors import NIError, OptionError, PluginError, Problem, RecipeError
+from ni_framework.model.interpreter import Interpreter
+from ni_framework.model.script import Script
+from ni_framework.nn.init import initialise
+from ni_framework.recipe import Recipe
+from ni_framework.registry import installed
+from ni_framework.registry.resolve import component
+
+
+def build_data(recipe: Recipe) -> Data:
+    """The recipe's data set, with no file opened yet."""
+    return Builder(recipe)("data", recipe.data)
+
+
+def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpreter:
+    """The model of a recipe with its initial values, which depend on the recipe's seed and the parameters' names alone.
+
+    On the meta device it takes no memory and has no values. Raises `RecipeError` where sizes do not fit together and
+    `PluginError` where a component fails to build.
+    """
+    with torch.device("meta"):
+        model = _compose(recipe, build_data(recipe))
+    if torch.device(device).type != "meta":
+        initialise(model, recipe.seed, device)
+    return model
+
+
+def _compose(recipe: Recipe, data: Data) -> Interpreter:
+    build = Builder(recipe)
+    input: Input = build("input", recipe.model.input, recipe.model.width)
+    if tuple(input.shape) != tuple(data.shape):
+        message = f"takes inputs of shape {list(input.shape)}, but the data ({recipe.data.use}) has {list(data.shape)}"
+        raise RecipeError([recipe.problem("model.input", message, "make the two shapes equal")])
+    scripts = [Script(script, recipe.model.width, input.grid, build) for script in recipe.model.program]
+    head: Head = build("head", recipe.model.head, recipe.model.width, data.tasks)
+    return Interpreter(input, scripts, head, data.tasks)
+
+
+class Builder:
+    """Builds the component that a `Choice` names; `contracts.Build` for components that hold others."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __call__(self, kind: str, choice: Choice, /, *sizes: Any) -> Any:
+        try:
+            return component(kind, choice.use)(choice.options, *sizes)
+        except NIError as error:
+            if isinstance(error, OptionError):
+                path = ".".join(filter(None, (choice.path, error.option)))
+                raise RecipeError([self.recipe.problem(path, error.message, error.hint)]) from error
+            raise
+        except Exception as error:
+            entry = installed().find(kind, choice.use)
+            message = f"{kind} `{choice.use}` of {entry.source} cannot be built: {type(error).__name__}: {error}"
+            problem: Problem = self.recipe.problem(choice.path, message, f"report it to {entry.distribution}")
+            raise PluginError([problem]) from error

@@ -1,0 +1,52 @@
+"""All pairs of function and element: rows are [U, B, V, ...], or [1, B, V, ...] while every function reads the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ni_framework.nn.attention import key_bias, modulated_attention
+from ni_framework.nn.modlin import Modulation
+
+
+class DensePairs:
+    """The dense layout of `contracts.Pairs`.
+
+    Functions lead, so that a linear map is one batched product with a matrix for each function. A scale of the input goes
+    into these small matrices, W (x * s_u) = (W diag(s_u)) x, instead of onto every row.
+    """
+
+    def __init__(self, compatibility_BUV: Tensor, multiplicity_V: Tensor | None = None) -> None:
+        self._compatibility_UBV = compatibility_BUV.transpose(0, 1)
+        self._multiplicity_V = multiplicity_V
+        self._bias: Tensor | None = None
+        self.compatibility = self._compatibility_UBV.unsqueeze(-1)  # [U, B, V, 1]
+
+    def share(self, x_BVD: Tensor) -> Tensor:
+        return x_BVD.unsqueeze(0)
+
+    def spread(self, value_UX: Tensor) -> Tensor:
+        return value_UX[:, None, None]
+
+    def modulate(self, x_RD: Tensor, modulation: Modulation, bias_E: Tensor | None) -> Tensor:
+        return self._product(x_RD, modulation.folded_UED, bias_E)
+
+    def multiply(self, x_RD: Tensor, weight_UED: Tensor) -> Tensor:
+        return self._product(x_RD, weight_UED, None)
+
+    def attend(self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None) -> Tensor:
+        if self._bias is None:  # the same for every line of code
+            self._bias = key_bias(self._compatibility_UBV, self._multiplicity_V)[:, :, None, None, :]
+        query, key, value = (rows.transpose(2, 3) for rows in (query_RHK, key_RHK, value_RHE))  # [U, B, H, V, .]
+        position = None if position_UHVV is None else position_UHVV.unsqueeze(1)
+        return modulated_attention(query, key, value, self._bias, position).transpose(2, 3)
+
+    def pool(self, y_RD: Tensor) -> Tensor:
+        """sum_u c_ui y_ui, [B, V, D]."""
+        return torch.einsum("ubv,ubvd->bvd", self._compatibility_UBV, y_RD.expand(*self._compatibility_UBV.shape, -1))
+
+    def _product(self, x_RD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
+        x_UXD = x_RD.flatten(1, 2).expand(len(weight_UED), -1, -1)
+        weight_UDE = weight_UED.transpose(1, 2)
+        y_UXE = torch.bmm(x_UXD, weight_UDE) if bias_E is None else torch.baddbmm(bias_E, x_UXD, weight_UDE)
+        return y_UXE.unflatten(1, x_RD.shape[1:3])

@@ -1,0 +1,35 @@
+"""Initial values that depend on the seed and a parameter's name alone: not on order, device, or number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit seed for a key such as (seed, "model.scripts.0"): equal keys, equal seeds, on any machine."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def initialise(model: nn.Module, seed: int, device: torch.device | str = "cpu") -> None:
+    """Gives a model built on the meta device real memory and its initial values.
+
+    Every module that owns parameters or buffers has a `reset_parameters`, as torch's own have; each runs under a seed
+    of its own name, and the global generators are left as they were. Raises `TypeError` for a module without one: its
+    parameters would be whatever the memory held.
+    """
+    model.to_empty(device=device)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for name, module in model.named_modules():
+            if not (module._parameters or module._buffers):
+                continue
+            reset = getattr(module, "reset_parameters", None)
+            if reset is None:
+                raise TypeError(
+                    f"{type(module).__name__} ({name}) owns parameters or buffers but has no reset_parameters()"
+                )
+            torch.manual_seed(seed_of(seed, name))
+            reset()

@@ -1,0 +1,33 @@
+"""Names to classes: what is installed, which of it a recipe means, and recipes checked against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from ni_framework import recipe as recipes
+from ni_framework.registry.catalog import installed
+from ni_framework.registry.discover import Entry, discover
+from ni_framework.registry.requires import check_requires
+
+if TYPE_CHECKING:
+    from ni_framework.recipe import Recipe
+
+__all__ = ["Entry", "discover", "installed", "load_recipe"]
+
+
+def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, applies overrides (`key.path=value`), and checks everything against the installed components.
+
+    Raises `RecipeError` with all problems at once, `PluginError` where an installed component is at fault.
+    """
+
+    def resolve(kind: str, name: str) -> type:
+        from ni_framework.registry.resolve import config_of  # imports torch: only once a component is named
+
+        return config_of(kind, name)
+
+    recipe = recipes.load(path, overrides, resolve=resolve)
+    check_requires(recipe)
+    return recipe

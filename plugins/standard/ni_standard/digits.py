@@ -1,0 +1,81 @@
+"""Real hand-written digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ni_framework.contracts import Batch, Data
+from ni_framework.nn.random import uniform
+from ni_framework.options import config, option
+
+_MEAN, _DEVIATION = 0.3, 0.38  # of pixels in [0, 1], rounded
+_BACKGROUND = -_MEAN / _DEVIATION
+
+
+class Digits(Data):
+    """1,797 digits of 8 x 8 pixels by 43 writers, 1,400 to train and 397 to test, stratified by class, always the same split.
+
+    Each training sample is moved by a random affine map. Source: Alpaydin and Kaynak, "Optical recognition of
+    handwritten digits", UCI 1998: its test part, as scikit-learn ships it.
+    """
+
+    @config
+    class Config:
+        rotation: float = option(12.0, ge=0, le=180, help="largest rotation of a training sample, in degrees")
+        scale: float = option(0.15, ge=0, lt=1, help="largest relative change of size")
+        shear: float = option(0.15, ge=0, lt=1, help="largest shear, sideways shift per unit of height")
+        shift: float = option(0.8, ge=0, le=8, help="largest shift along each axis, in pixels")
+
+    shape = (1, 8, 8)
+    tasks: Mapping[str, int] = {"digits": 10}
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def open(self) -> dict[str, DigitsSplit]:
+        from sklearn.datasets import load_digits  # a second's import: only when the data are read
+        from sklearn.model_selection import train_test_split
+
+        images, labels = load_digits(return_X_y=True)
+        parts = train_test_split(images, labels, train_size=1400, stratify=labels, random_state=0)
+        train_image, test_image, train_label, test_label = (torch.from_numpy(part) for part in parts)
+        return {
+            "train": DigitsSplit(train_image, train_label, self.config),
+            "test": DigitsSplit(test_image, test_label, self.config),
+        }
+
+
+class DigitsSplit:
+    """Images [n, 1, 8, 8] of about zero mean and unit deviation, and their labels [n]."""
+
+    def __init__(self, image: Tensor, label: Tensor, config: Digits.Config) -> None:
+        self.image = ((image.float() / 16 - _MEAN) / _DEVIATION).view(-1, *Digits.shape)
+        self.label = label.long()
+        self.config = config
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+        image = self.image[index_B]
+        if key_B is not None:
+            image = _moved(image, key_B, self.config)
+        return Batch(image, {"digits": self.label[index_B]})
+
+
+def _moved(image: Tensor, key_B: Tensor, config: Digits.Config) -> Tensor:
+    """Images under a random rotation, size, shear and shift each; what comes in from outside is background."""
+    draw = 2 * uniform(key_B, 6) - 1  # [B, 6] in [-1, 1)
+    angle = draw[:, 0] * math.radians(config.rotation)
+    scale_x, scale_y = 1 + config.scale * draw[:, 1], 1 + config.scale * draw[:, 2]
+    cos, sin, shear = angle.cos(), angle.sin(), config.shear * draw[:, 3]
+    shift = 2 * config.shift * draw[:, 4:] / image.shape[-1]  # the grid spans -1 to 1
+    first = torch.stack([scale_x * cos, scale_y * (shear * cos - sin), shift[:, 0]], dim=1)
+    second = torch.stack([scale_x * sin, scale_y * (shear * sin + cos), shift[:, 1]], dim=1)
+    grid = F.affine_grid(torch.stack([first, second], dim=1), list(image.shape), align_corners=False)
+    return F.grid_sample(image - _BACKGROUND, grid, align_corners=False) + _BACKGROUND

@@ -1,0 +1,66 @@
+"""How an input becomes elements."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ni_framework.contracts import Input
+from ni_framework.errors import OptionError
+from ni_framework.options import config, option
+
+
+class Patches(Input):
+    """Square patches of an image, each flattened (row, column, channel) and mapped to one element: [B, C, Y, X] -> [B, N, D].
+
+    Row by row from the top left. Source: the author's code; the paper follows Dosovitskiy et al. 2021.
+    """
+
+    @config
+    class Config:
+        image: tuple[int, int, int] = option(ge=1, help="shape of an image: channels, rows, columns")
+        patch: int = option(ge=1, help="rows and columns of a patch, in pixels")
+        positions: Literal["none", "absolute"] = option("none", help="absolute adds a learned vector for each place")
+
+        def __attrs_post_init__(self) -> None:
+            for name, size in zip(("rows", "columns"), self.image[1:], strict=True):
+                if size % self.patch:
+                    fits = [
+                        number for number in range(1, size + 1) if all(side % number == 0 for side in self.image[1:])
+                    ]
+                    raise OptionError(
+                        "patch",
+                        f"a patch of {self.patch} does not divide the image's {size} {name}",
+                        f"patches that fit: {', '.join(map(str, fits))}",
+                    )
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        channels, rows, columns = self.shape = config.image
+        self.patch = config.patch
+        self.grid = rows // config.patch, columns // config.patch
+        self.num_elements = self.grid[0] * self.grid[1]
+        self.embedding = nn.Linear(channels * config.patch**2, width)
+        self.positions = Positions(self.num_elements, width) if config.positions == "absolute" else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # unfold lists a patch (channel, row, column); the channel goes last.
+        patch_BNX = F.unfold(inputs, self.patch, stride=self.patch).transpose(1, 2)
+        patch_BNX = patch_BNX.unflatten(-1, (self.shape[0], -1)).transpose(-1, -2).flatten(-2)
+        x_BND = self.embedding(patch_BNX)
+        return x_BND if self.positions is None else x_BND + self.positions.table
+
+
+class Positions(nn.Module):
+    """One learned vector [N, D] for each place."""
+
+    def __init__(self, num_elements: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(num_elements, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.table, std=0.02)

@@ -1,0 +1,29 @@
+"""How an element's type is inferred."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ni_framework.contracts import Build, Sizes, TypeInference
+from ni_framework.options import config, option
+
+
+class MLP(TypeInference):
+    """t_i = unit(MLP(LayerNorm(x_i))): [B, V, D] -> [B, V, T], hidden layers of width D with GELU between.
+
+    Source: Neural Interpreters, section 3.2.
+    """
+
+    @config
+    class Config:
+        depth: int = option(2, ge=1, help="number of linear layers")
+
+    def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.LayerNorm(sizes.width)]
+        for _ in range(config.depth - 1):
+            layers += [nn.Linear(sizes.width, sizes.width), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes.width, sizes.type))
+
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return self.layers(x_BVD)
