@@ -26,7 +26,7 @@ runs on all pairs as well as on open pairs only, because it acts on rows and lea
 
         @config
         class Config:
-            strength: float = option(1.0, gt=0, help="largest angle, in radians")
+            strength: float = option(default=1.0, gt=0, help="largest angle, in radians")
 
         def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
             super().__init__()

@@ -81,11 +81,10 @@ class Problem:
 
 def _window(text: str, column: int, width: int = 120) -> tuple[str, int]:
     """The part of a long line around the caret, control characters made visible, and the caret's place in it."""
-    text = "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in text)
-    if len(text) <= width:
-        return text, column
     start = max(0, min(column - width // 2, len(text) - width))
-    return text[start : start + width], column - start
+    shown = text[start : start + width]
+    visible = (character if character.isprintable() or character == "\t" else "\ufffd" for character in shown)
+    return "".join(visible), column - start
 
 
 class ProblemsError(NIError):

@@ -4,7 +4,7 @@ A component's `Config` is a frozen attrs class whose fields are made with `optio
 
     @config
     class Config:
-        truncation: float = option(1.42, gt=0, help="largest distance at which a pair is open")
+        truncation: float = option(default=1.42, gt=0, help="largest distance at which a pair is open")
         linear: Choice = component("linear", default="modlin", help="the modulated map inside the body")
 
 The annotation is the type that the recipe must give (bool, int, float, str, Literal, X | None, tuple[X, ...],
@@ -38,7 +38,7 @@ _BOUNDS = {
 }
 
 
-def option(default: Any = attrs.NOTHING, *, help: str, **bounds: float) -> Any:
+def option(*, default: Any = attrs.NOTHING, help: str, **bounds: float) -> Any:
     """A field of a config, with its help text and its bounds (`ge`, `gt`, `le`, `lt`, which hold for each number in it).
 
     Raises `TypeError` for an unknown bound: a misspelt one would otherwise never be enforced.
@@ -48,7 +48,7 @@ def option(default: Any = attrs.NOTHING, *, help: str, **bounds: float) -> Any:
     return attrs.field(default=default, validator=_enforce, metadata={"help": help, "bounds": bounds})
 
 
-def component(kind: str, default: str | None = None, *, help: str) -> Any:
+def component(kind: str, *, default: str | None = None, help: str) -> Any:
     """A field that holds a `Choice`: another component of `kind`, chosen by name in the recipe (`{use: name, ...}`).
 
     With a default name the key may be left out. The default is a name, not a value: only the loader can turn it into a

@@ -57,7 +57,7 @@ def main() -> None:
     """Runs a command; every error ends as a short message and the documented exit code (NI_DEBUG=1 shows tracebacks)."""
     as_json = "--json" in sys.argv[1:]
     try:
-        ni.main(standalone_mode=False)
+        ni.main(prog_name="ni", standalone_mode=False)
     except click.Abort:
         sys.exit(fail("interrupted", 130, as_json))
     except click.exceptions.Exit as error:

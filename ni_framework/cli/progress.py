@@ -26,7 +26,7 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}  {task.fields[rate]}/s"),
+            TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}  {task.fields[rate]} images/s"),
             TextColumn("use {task.fields[use]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
@@ -78,7 +78,7 @@ class Progress:
             left = (time.monotonic() - self.begin) / max(step - 1, 1) * (self.steps - step)
             self.console.print(
                 f"step {step}/{self.steps}  loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.1%}  "
-                f"{self._rate(self.samples // step)}/s  use {_percents(use)}  left {left:.0f} s"
+                f"{self._rate(self.samples // step)} images/s  use {_percents(use)}  left {left:.0f} s"
             )
 
     @hookimpl

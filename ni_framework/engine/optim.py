@@ -43,12 +43,12 @@ def learning_rate(step: int, steps: int, schedule: Schedule) -> float:
     one_cycle: rises from 1/25 and falls to 1/250,000, each as half a cosine (Smith and Topin 2018).
     """
     warmup = schedule.warmup * steps
-    rising = step < warmup
     if schedule.use == "one_cycle":
-        if rising:
-            return _cosine(1 / 25, 1, step / warmup)
-        return _cosine(1, 1 / 250_000, (step - warmup) / max(1, steps - 1 - warmup))
-    if rising:
+        top = max(warmup - 1, 0)  # the step with the largest rate
+        if step < top:
+            return _cosine(1 / 25, 1, step / top)
+        return _cosine(1, 1 / 250_000, (step - top) / max(steps - 1 - top, 1))
+    if step < warmup:
         return (step + 1) / (warmup + 1)
     return 1.0 if schedule.use == "constant" else _cosine(1, 0, (step - warmup) / (steps - warmup))
 

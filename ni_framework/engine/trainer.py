@@ -17,7 +17,7 @@ from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.metrics import Means, MetricsFile
 from ni_framework.engine.order import Order
 from ni_framework.engine.probe import probe
-from ni_framework.errors import RunError
+from ni_framework.errors import RunError, UsageError
 from ni_framework.model.compose import build_data, build_model
 from ni_framework.model.figures import routing_figures
 from ni_framework.model.trace import trace_of
@@ -33,6 +33,10 @@ def train(
     `every` is the number of steps between checkpoints (one is always written at the end), `start` a checkpoint whose weights
     the model begins with, `listeners` hear the run's events. Raises `RunError` where the run fails.
     """
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{run}: is no folder; name another with --output")
+    if (run / "checkpoints").exists():
+        raise UsageError(f"{run}: holds a run already; name another folder with --output")
     splits = build_data(recipe).open()
     model = build_model(recipe, "cuda" if torch.cuda.is_available() else "cpu")
     if start is not None:

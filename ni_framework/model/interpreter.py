@@ -48,7 +48,7 @@ class Interpreter(nn.Module):
 
     @iterations.setter
     def iterations(self, value: int | Sequence[int]) -> None:
-        numbers = (value,) * len(self.scripts) if isinstance(value, int) else tuple(value)
+        numbers = tuple(value) if isinstance(value, Sequence) else (value,) * len(self.scripts)
         if len(numbers) != len(self.scripts) or any(not isinstance(number, int) or number < 0 for number in numbers):
             raise UsageError(
                 f"iterations: {value!r} does not fit {len(self.scripts)} scripts; give a whole number, or one for each script"
@@ -83,7 +83,7 @@ class Interpreter(nn.Module):
         `mask` [B, N] bool over the input's elements, True = present: a masked element influences nothing. With `detail` the
         auxiliary losses come too, and with "trace" what each iteration did. Raises `UsageError` for a wrong shape or task.
         """
-        tasks = self._known(tasks)
+        tasks = known_tasks(tasks, self.tasks)
         self._check(inputs, mask)
         x_BND = self.input(inputs)
         cls_LD, multiplicity = self.head.start(tasks)
@@ -106,16 +106,6 @@ class Interpreter(nn.Module):
         logits = self.head(x_BVD[:, : len(cls_LD)], tasks)
         return logits if detail is None else Forward(logits, losses, passages)
 
-    def _known(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
-        if tasks is None:
-            return tuple(self.tasks)
-        known = ", ".join(self.tasks)
-        if isinstance(tasks, str) or not tasks or len(set(tasks)) < len(tasks):
-            raise UsageError(f"tasks: expected a list of different task names, not {tasks!r}; this model has {known}")
-        if unknown := [task for task in tasks if task not in self.tasks]:
-            raise UsageError(f"tasks: there is no task {unknown[0]!r}; this model has {known}")
-        return tuple(tasks)
-
     def _check(self, inputs: Tensor, mask: Tensor | None) -> None:
         if inputs.shape[1:] != self.input.shape:
             raise UsageError(
@@ -130,3 +120,15 @@ class Interpreter(nn.Module):
                 f"mask: expected bool of shape {expected} (batch, elements of the input without CLS; True = present), "
                 f"not {str(mask.dtype).removeprefix('torch.')} of shape {list(mask.shape)}"
             )
+
+
+def known_tasks(tasks: Sequence[str] | None, of_model: Mapping[str, int]) -> tuple[str, ...]:
+    """The tasks asked for, all of the model's if None; raises `UsageError` for what is no list of different known ones."""
+    if tasks is None:
+        return tuple(of_model)
+    known = ", ".join(of_model)
+    if isinstance(tasks, str) or not tasks or len(set(tasks)) < len(tasks):
+        raise UsageError(f"tasks: expected a list of different task names, not {tasks!r}; this model has {known}")
+    if unknown := [task for task in tasks if task not in of_model]:
+        raise UsageError(f"tasks: there is no task {unknown[0]!r}; this model has {known}")
+    return tuple(tasks)

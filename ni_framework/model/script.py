@@ -61,7 +61,7 @@ class Script(nn.Module):
 
         `multiplicity_V` says how many equal elements each element stands for.
         """
-        signature_UT = unit(self.signature.float())
+        signature_UT = unit(self.signature.to(torch.promote_types(self.signature.dtype, torch.float32)))
         prepared = self.body.prepare(self.code, x_BVD.shape[1])
         passage = Passage(x_BVD, {}, [], [])
         losses: dict[str, list[Tensor]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ni_framework.nn.attention import key_bias, modulated_attention
 from ni_framework.nn.modlin import Modulation
@@ -43,9 +44,12 @@ class DensePairs:
 
     def pool(self, y_RD: Tensor) -> Tensor:
         """sum_u c_ui y_ui, [B, V, D]."""
-        return torch.einsum("ubv,ubvd->bvd", self._compatibility_UBV, y_RD.expand(*self._compatibility_UBV.shape, -1))
+        return (self.compatibility * y_RD).sum(dim=0)
 
     def _product(self, x_RD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
+        if len(x_RD) == 1:  # all functions read the same: one product with their matrices side by side
+            y_BVUE = F.linear(x_RD.squeeze(0), weight_UED.flatten(0, 1)).unflatten(-1, weight_UED.shape[:2])
+            return (y_BVUE if bias_E is None else y_BVUE + bias_E).movedim(2, 0)
         x_UXD = x_RD.flatten(1, 2).expand(len(weight_UED), -1, -1)
         weight_UDE = weight_UED.transpose(1, 2)
         y_UXE = torch.bmm(x_UXD, weight_UDE) if bias_E is None else torch.baddbmm(bias_E, x_UXD, weight_UDE)

@@ -26,10 +26,10 @@ class Digits(Data):
 
     @config
     class Config:
-        rotation: float = option(12.0, ge=0, le=180, help="largest rotation of a training sample, in degrees")
-        scale: float = option(0.15, ge=0, lt=1, help="largest relative change of size")
-        shear: float = option(0.15, ge=0, lt=1, help="largest shear, sideways shift per unit of height")
-        shift: float = option(0.8, ge=0, le=8, help="largest shift along each axis, in pixels")
+        rotation: float = option(default=12.0, ge=0, le=180, help="largest rotation of a training sample, in degrees")
+        scale: float = option(default=0.15, ge=0, lt=1, help="largest relative change of size")
+        shear: float = option(default=0.15, ge=0, lt=1, help="largest shear, sideways shift per unit of height")
+        shift: float = option(default=0.8, ge=0, le=8, help="largest shift along each axis, in pixels")
 
     shape = (1, 8, 8)
     tasks: Mapping[str, int] = {"digits": 10}

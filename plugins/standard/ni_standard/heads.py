@@ -22,12 +22,12 @@ class Classify(Head):
 
     @config
     class Config:
-        shared_cls: bool = option(False, help="one CLS element for all tasks")
+        shared_cls: bool = option(default=False, help="one CLS element for all tasks")
         shared_head: bool = option(
-            False, help="one LayerNorm and linear map for all tasks; their classes must be equally many"
+            default=False, help="one LayerNorm and linear map for all tasks; their classes must be equally many"
         )
         label_smoothing: float = option(
-            0.0, ge=0, lt=1, help="part of the target spread evenly over the classes in training"
+            default=0.0, ge=0, lt=1, help="part of the target spread evenly over the classes in training"
         )
 
     def __init__(self, config: Config, width: int, tasks: Mapping[str, int]) -> None:

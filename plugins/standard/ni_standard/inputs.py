@@ -23,7 +23,9 @@ class Patches(Input):
     class Config:
         image: tuple[int, int, int] = option(ge=1, help="shape of an image: channels, rows, columns")
         patch: int = option(ge=1, help="rows and columns of a patch, in pixels")
-        positions: Literal["none", "absolute"] = option("none", help="absolute adds a learned vector for each place")
+        positions: Literal["none", "absolute"] = option(
+            default="none", help="absolute adds a learned vector for each place"
+        )
 
         def __attrs_post_init__(self) -> None:
             for name, size in zip(("rows", "columns"), self.image[1:], strict=True):

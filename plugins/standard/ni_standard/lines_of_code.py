@@ -22,14 +22,16 @@ class LinesOfCode(Body):
 
     @config
     class Config:
-        lines: int = option(1, ge=1, help="number of lines of code in a function")
-        heads: int = option(4, ge=1, help="attention heads, H")
-        key: int = option(16, ge=1, help="width of a query and a key in each head, K")
-        hidden: int | None = option(None, ge=1, help="hidden width of the MLP; null takes the width of an element")
-        positions: Literal["none", "shared", "dot", "sep_sum", "seq_sum"] = option(
-            "none", help="how attention knows the places of patches; all but shared differ by function"
+        lines: int = option(default=1, ge=1, help="number of lines of code in a function")
+        heads: int = option(default=4, ge=1, help="attention heads, H")
+        key: int = option(default=16, ge=1, help="width of a query and a key in each head, K")
+        hidden: int | None = option(
+            default=None, ge=1, help="hidden width of the MLP; null takes the width of an element"
         )
-        linear: Choice = component("linear", "modlin", help="the linear maps inside")
+        positions: Literal["none", "shared", "dot", "sep_sum", "seq_sum"] = option(
+            default="none", help="how attention knows the places of patches; all but shared differ by function"
+        )
+        linear: Choice = component("linear", default="modlin", help="the linear maps inside")
 
     def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
         super().__init__()

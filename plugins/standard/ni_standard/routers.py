@@ -20,9 +20,13 @@ class Kernel(Router):
 
     @config
     class Config:
-        truncation: float = option(1.42, gt=0, le=2, help="distance (1 - cosine, 0 to 2) below which a pair is open")
-        bandwidth: float = option(1.0, gt=0, help="sigma at the start: how slowly compatibility falls with distance")
-        learn_bandwidth: bool = option(True, help="whether sigma is trained")
+        truncation: float = option(
+            default=1.42, gt=0, le=2, help="distance (1 - cosine, 0 to 2) below which a pair is open"
+        )
+        bandwidth: float = option(
+            default=1.0, gt=0, help="sigma at the start: how slowly compatibility falls with distance"
+        )
+        learn_bandwidth: bool = option(default=True, help="whether sigma is trained")
 
     def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
         super().__init__()

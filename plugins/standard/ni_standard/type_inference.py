@@ -16,7 +16,7 @@ class MLP(TypeInference):
 
     @config
     class Config:
-        depth: int = option(2, ge=1, help="number of linear layers")
+        depth: int = option(default=2, ge=1, help="number of linear layers")
 
     def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
         super().__init__()

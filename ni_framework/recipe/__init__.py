@@ -1,0 +1,24 @@
+"""Recipes: YAML files read into frozen, checked values, without torch.
+
+Read `schema.py` for what a recipe holds and `load.py` for how one is read.
+"""
+
+from ni_framework.recipe.dump import dump
+from ni_framework.recipe.fields import Resolve
+from ni_framework.recipe.load import load, loads
+from ni_framework.recipe.schema import FORMAT, Engine, Model, Optimizer, Recipe, Schedule, Script, Train
+
+__all__ = [
+    "FORMAT",
+    "Engine",
+    "Model",
+    "Optimizer",
+    "Recipe",
+    "Resolve",
+    "Schedule",
+    "Script",
+    "Train",
+    "dump",
+    "load",
+    "loads",
+]

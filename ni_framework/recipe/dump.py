@@ -1,0 +1,101 @@
+"""A recipe as canonical YAML: every key in the schema's order, every default written out, every number exact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ni_framework.options import Choice
+from ni_framework.recipe.fields import fields_of
+from ni_framework.recipe.scalars import meaning
+from ni_framework.recipe.schema import Recipe
+
+_WIDTH = 100
+_LONGEST = 1000  # far below the longest line that is read
+_PIECE = re.compile(
+    r"(?:\\(?:x..|u.{4}|U.{8}|.)|[^\\]){1,200}"
+)  # a part of text in double quotes, with its escapes whole
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*")  # text that needs no quotes, unless it reads as something else
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, from which the same recipe is read again."""
+    lines: list[str] = []
+    _write(_tree(recipe), "", lines)
+    return "\n".join(lines) + "\n"
+
+
+def _tree(value: Any) -> Any:
+    """Mappings, lists and scalars alone."""
+    if isinstance(value, Choice):
+        return {"use": value.use, **_tree(value.options)}
+    if attrs.has(type(value)):
+        keys = sorted(fields_of(type(value)), key=lambda name: name != "use")
+        return {name: _tree(getattr(value, name)) for name in keys}
+    if isinstance(value, Mapping):
+        return {name: _tree(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_tree(item) for item in value]
+    return value
+
+
+def _write(tree: dict[str, Any] | list[Any], indent: str, lines: list[str]) -> None:
+    """Appends a mapping or a list that is not empty, one line for each part."""
+    keyed = isinstance(tree, dict)
+    leads = [f"{_text(key)}:" for key in tree] if keyed else ["-"] * len(tree)
+    for lead, item in zip(leads, tree.values() if keyed else tree, strict=True):
+        flow = _flow(item)
+        fits = flow is not None and len(indent) + len(lead) + 1 + len(flow) <= _WIDTH
+        if fits or not isinstance(item, dict | list):
+            lines.append(f"{indent}{lead} {_folded(flow, indent)}")
+        elif lead == "-":
+            start = len(lines)
+            _write(item, f"{indent}  ", lines)
+            lines[start] = f"{indent}- {lines[start][len(indent) + 2 :]}"
+        else:
+            lines.append(f"{indent}{lead}")
+            _write(item, f"{indent}  ", lines)
+
+
+def _folded(flow: str | None, indent: str) -> str:
+    """A scalar over several lines if it is very long; a text in double quotes goes on behind a backslash."""
+    if flow is None or len(flow) <= _LONGEST:
+        return str(flow)
+    pieces = _PIECE.findall(flow)
+    # A space at the start of a line counts only behind a backslash.
+    return f"\\\n{indent}  ".join(f"\\{piece}" if n and piece[0] == " " else piece for n, piece in enumerate(pieces))
+
+
+def _flow(tree: Any) -> str | None:
+    """A scalar, an empty collection or a list of scalars and such lists on one line; None for what needs more."""
+    if isinstance(tree, dict):
+        return None if tree else "{}"
+    if isinstance(tree, list):
+        items = [_flow(item) for item in tree]
+        return None if any(item is None for item in items) else f"[{', '.join(item for item in items if item)}]"
+    if isinstance(tree, str):
+        return _text(tree)
+    if tree is None or isinstance(tree, bool):
+        return {None: "null", True: "true", False: "false"}[tree]
+    if isinstance(tree, int | float):
+        return repr(tree)
+    raise TypeError(f"a recipe cannot hold {tree!r}")
+
+
+def _text(text: str) -> str:
+    """Text without quotes where it can do without them, else in double quotes."""
+    if len(text) <= _WIDTH and _PLAIN.fullmatch(text) and meaning(text) is text:
+        return text
+    return '"' + "".join(_character(character) for character in text) + '"'
+
+
+def _character(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return {"\n": "\\n", "\t": "\\t"}.get(character) or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")

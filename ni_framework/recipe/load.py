@@ -1,0 +1,68 @@
+"""From a file and overrides to a checked recipe: parse, extend, override, complete the scripts, structure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import PurePath
+
+import attrs
+
+from ni_framework.errors import Mark, Problem, RecipeError
+from ni_framework.recipe.extends import read_files, read_tree
+from ni_framework.recipe.fields import Resolve
+from ni_framework.recipe.merge import merge
+from ni_framework.recipe.node import MappingNode
+from ni_framework.recipe.outline import Outline
+from ni_framework.recipe.override import read_overrides
+from ni_framework.recipe.parse import Budget
+from ni_framework.recipe.problems import Problems
+from ni_framework.recipe.schema import Recipe
+from ni_framework.recipe.scripts import complete
+from ni_framework.recipe.source import from_text
+from ni_framework.recipe.structure import Structure
+from ni_framework.recipe.words import printable
+
+
+def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, resolve: Resolve) -> Recipe:
+    """The recipe in a file, with everything it extends below it and the overrides above it, checked and complete.
+
+    `resolve` gives the `Config` class of the component of a kind with a name. Raises `RecipeError` with every problem
+    there is, or `PluginError` where the recipe is in order and a plugin that it needs is not.
+    """
+    path = os.fspath(path)
+    if "\0" in path:
+        raise RecipeError([Problem("is not the path of a file", Mark(printable(path), 1, 1, "", numbered=False))])
+    problems, budget = Problems(), Budget()
+    tree = read_files(path, problems, budget, Outline(Recipe, None, resolve))
+    return _finish(tree, overrides, problems, budget, resolve, _name(path))
+
+
+def loads(text: str, overrides: Sequence[str] = (), *, resolve: Resolve, name: str = "recipe") -> Recipe:
+    """The recipe in a text, which extends nothing; otherwise like `load`. `name` stands in messages for the file's."""
+    problems, budget = Problems(), Budget()
+    tree = read_tree(from_text(name, text), problems, budget)
+    if extends := tree.entries.get("extends"):
+        raise RecipeError([Problem("extends: needs a file, and this recipe is a text", extends.mark)])
+    return _finish(tree, overrides, problems, budget, resolve, _name(name))
+
+
+def _finish(
+    tree: MappingNode, overrides: Sequence[str], problems: Problems, budget: Budget, resolve: Resolve, name: str
+) -> Recipe:
+    over = read_overrides(overrides, problems, budget)
+    if over is not None:
+        merged = merge(tree, over, problems, Outline(Recipe, None, resolve))
+        assert isinstance(merged, MappingNode)
+        tree = merged
+    tree = complete(tree, problems, resolve)
+    structure = Structure(resolve, problems)
+    recipe = structure.config(Recipe, tree, "", own=["extends"])
+    problems.stop_if_any()
+    return attrs.evolve(recipe, name=name, marks=structure.marks)
+
+
+def _name(path: str) -> str:
+    """The name of a run of this recipe: the file's own, without what could lead elsewhere or upset a terminal."""
+    stem = "".join(character if character.isprintable() else "_" for character in PurePath(path).stem)
+    return stem.strip(". ") or "recipe"

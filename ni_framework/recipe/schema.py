@@ -1,0 +1,123 @@
+"""The values a recipe holds, frozen and without torch: every key, its type, bounds, default and help stand here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from ni_framework.errors import Mark, OptionError, Problem
+from ni_framework.options import Choice, component, config, option
+
+FORMAT = 1
+
+
+@config
+class Script:
+    """One script: an iteration that is repeated with the same weights, and the functions it holds."""
+
+    iterations: int = option(help="how often the iteration is repeated; can be changed after training", ge=1)
+    functions: int = option(help="number of functions, U", ge=1)
+    code: int = option(help="width of a function's code, C", ge=1)
+    type: int = option(help="width of type space, T", ge=1)
+    type_inference: Choice = component("type_inference", default="mlp", help="how an element's type is inferred")
+    router: Choice = component("router", default="kernel", help="how types and signatures become compatibilities")
+    body: Choice = component("body", default="lines_of_code", help="what a function does with the elements it takes")
+    signatures: Literal["learned", "frozen"] = option(default="learned", help="whether signatures move in training")
+    pooling: Literal["delta", "sum"] = option(
+        default="delta",
+        help="delta: an element that no function takes keeps its state; sum: it becomes zero, as in the author's code",
+    )
+    execution: Literal["dense", "packed"] = option(
+        default="dense",
+        help="dense computes every pair of function and element, packed only the open ones; the numbers are equal",
+    )
+
+
+@config
+class Model(Script):
+    """The interpreter. The keys of a script given here hold for all scripts; `scripts` may override them one by one."""
+
+    width: int = option(help="width of an element, D", ge=1)
+    input: Choice = component("input", help="how an input becomes elements")
+    head: Choice = component("head", default="classify", help="how the final states become answers")
+    scripts: int | tuple[Script, ...] = option(
+        default=1, help="number of scripts, or a list with one mapping per script of the keys that differ in it", ge=1
+    )
+
+    @property
+    def program(self) -> tuple[Script, ...]:
+        """The scripts in the order in which they run, each complete."""
+        if isinstance(self.scripts, tuple):
+            return self.scripts
+        return (Script(**{field.name: getattr(self, field.name) for field in attrs.fields(Script)}),) * self.scripts
+
+
+@config
+class Optimizer:
+    """AdamW. Biases, norms, codes and signatures are never decayed."""
+
+    lr: float = option(default=1e-3, help="largest learning rate", gt=0)
+    weight_decay: float = option(default=0.05, help="decoupled weight decay of the matrices", ge=0)
+    betas: tuple[float, float] = option(default=(0.9, 0.999), help="AdamW's two averaging factors", ge=0, lt=1)
+
+
+@config
+class Schedule:
+    """The learning rate over the run, in parts of `optimizer.lr`."""
+
+    use: Literal["one_cycle", "cosine", "constant"] = option(default="one_cycle", help="shape of the schedule")
+    warmup: float = option(default=0.1, help="part of the steps in which the rate rises", ge=0, lt=1)
+
+
+@config
+class Train:
+    """How the model is trained."""
+
+    steps: int = option(help="number of optimizer steps", ge=1)
+    batch: int = option(help="samples per step, over all processes and accumulated parts together", ge=1)
+    accumulate: int = option(default=1, help="parts in which a batch is computed, to save memory", ge=1)
+    precision: Literal["fp32", "bf16"] = option(
+        default="fp32", help="number format of the forward pass; weights stay fp32"
+    )
+    clip: float | None = option(default=1.0, help="largest norm of the gradient; null leaves it as it is", gt=0)
+    optimizer: Optimizer = option(default=Optimizer(), help="AdamW's settings")
+    schedule: Schedule = option(default=Schedule(), help="the learning rate over the run")
+    log_every: int = option(default=50, help="steps between two lines of metrics", ge=1)
+    evaluate_every: int | None = option(
+        default=None, help="steps between two evaluations; null evaluates at the end only", ge=1
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.batch % self.accumulate:
+            raise OptionError("accumulate", f"must divide the batch of {self.batch}, and {self.accumulate} does not")
+
+
+@config
+class Engine:
+    """What carries the training out."""
+
+    use: Literal["local"] = option(default="local", help="local: one process, plain PyTorch")
+
+
+@config
+class Recipe:
+    """A whole recipe, checked and complete."""
+
+    ni: Literal[1] = option(help="format of the recipe")
+    requires: tuple[str, ...] = option(default=(), help="distributions that must be installed, as in 'ni-swirl>=0.1'")
+    seed: int = option(default=0, help="where everything random starts", ge=0, lt=2**63)
+    model: Model = option(help="the interpreter")
+    data: Choice = component("data", help="what it is trained and tested on")
+    train: Train = option(help="how it is trained")
+    engine: Engine = option(default=Engine(), help="what carries the training out")
+    name: str = attrs.field(default="recipe", eq=False)  # the file's stem: names the run folder
+    marks: Mapping[str, Mark] = attrs.field(factory=dict, eq=False, repr=False)  # key path -> where it was given
+
+    def problem(self, path: str, message: str, hint: str | None = None) -> Problem:
+        """A problem with the value at a key path, placed where the recipe gives it or the nearest mapping around it."""
+        where = path
+        while where and where not in self.marks:
+            where = where.rpartition(".")[0]
+        return Problem(f"{path}: {message}", self.marks.get(where), hint)

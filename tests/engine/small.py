@@ -1,0 +1,32 @@
+"""A recipe that trains in a blink, for tests of what happens around training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ni_framework import load_recipe
+from ni_framework.recipe import Recipe
+
+TEXT = """\
+ni: 1
+seed: 3
+model:
+  width: 12
+  input: {use: patches, image: [1, 8, 8], patch: 4}
+  scripts: 1
+  iterations: 2
+  functions: 3
+  code: 5
+  type: 4
+  body: {use: lines_of_code, heads: 2, key: 3}
+  head: {use: classify, label_smoothing: 0.1}
+data: {use: digits}
+train: {steps: 6, batch: 8, log_every: 2, optimizer: {lr: 3.0e-3}}
+"""
+
+
+def small_recipe(folder: Path, *overrides: str) -> Recipe:
+    """The small recipe with overrides, written to a folder and read from there."""
+    path = folder / "small.yaml"
+    path.write_text(TEXT)
+    return load_recipe(path, overrides)

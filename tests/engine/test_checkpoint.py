@@ -1,0 +1,131 @@
+"""Checkpoints: what is loaded is what was saved, and everything else is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ni_framework import build_model, load_model
+from ni_framework.engine.checkpoint import load_checkpoint, save_checkpoint
+from ni_framework.errors import CheckpointError
+from tests.engine.small import small_recipe
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of the small recipe, untrained."""
+    recipe = small_recipe(tmp_path)
+    return save_checkpoint(
+        tmp_path / "run" / "checkpoints" / "step-6", build_model(recipe), recipe, 6, {"train/loss": 2.0}
+    )
+
+
+def test_loaded_model_is_the_saved_one(tmp_path: Path, checkpoint: Path) -> None:
+    """By checkpoint and by run folder; in evaluation mode; the recipe comes with it."""
+    saved = build_model(small_recipe(tmp_path)).eval()
+    images = torch.randn(4, 1, 8, 8)
+    for path in (checkpoint, tmp_path / "run"):
+        loaded = load_model(path)
+        assert not loaded.training
+        assert torch.equal(loaded(images)["digits"], saved(images)["digits"])
+    assert load_checkpoint(checkpoint)[1] == small_recipe(tmp_path)
+
+
+def test_newest_checkpoint_of_a_run_is_taken(tmp_path: Path, checkpoint: Path) -> None:
+    """By its step."""
+    recipe = small_recipe(tmp_path, "seed=9")
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "step-8", build_model(recipe), recipe, 8, {})
+    assert load_checkpoint(tmp_path / "run")[1].seed == 9
+
+
+def test_iterations_may_change_after_training(checkpoint: Path) -> None:
+    """They have no parameters."""
+    model, recipe = load_checkpoint(checkpoint, ["model.iterations=5"])
+    assert model.iterations == (5,)
+    assert recipe.model.iterations == 5
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+DAMAGE = {
+    "one bit of the weights": (
+        lambda folder: flip(folder / "model.safetensors"),
+        "{folder}/model.safetensors: is damaged (its checksum differs); use another checkpoint",
+    ),
+    "the recipe": (
+        lambda folder: (folder / "recipe.yaml").write_text("ni: 1\n"),
+        "{folder}/recipe.yaml: is damaged (its checksum differs); use another checkpoint",
+    ),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "{folder}/model.safetensors: cannot be read: No such file or directory; use another checkpoint",
+    ),
+    "another manifest": (
+        lambda folder: (folder / "checkpoint.json").write_text("[]"),
+        "{folder}/checkpoint.json: is no manifest of ni_framework (list indices must be integers or slices, not str); "
+        "name another checkpoint",
+    ),
+    "a newer format": (
+        lambda folder: rewrite(folder / "checkpoint.json", format=2),
+        "{folder}: has checkpoint format 2, this ni_framework reads 1; upgrade ni_framework",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named(name: str, checkpoint: Path) -> None:
+    """Nothing is loaded."""
+    damage, message = DAMAGE[name]
+    damage(checkpoint)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(checkpoint)
+    assert str(caught.value) == message.format(folder=checkpoint)
+    assert caught.value.exit_code == 6
+
+
+def test_absent_and_foreign_folders(tmp_path: Path) -> None:
+    """Say what a checkpoint would be."""
+    with pytest.raises(
+        CheckpointError, match=r"nowhere: there is no such checkpoint; name a checkpoint folder or a run"
+    ):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint; name a folder with a checkpoint.json, or a run"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_model(checkpoint: Path) -> None:
+    """What does not fit is named, with how much more there is."""
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(checkpoint, ["model.code=6"])
+    assert str(caught.value) == (
+        f"{checkpoint}: does not fit the model: it has scripts.0.code of shape [3, 5], the model [3, 6] (and 6 more); "
+        "use a recipe with the same model as the checkpoint's"
+    )
+    with pytest.raises(CheckpointError, match=r"it lacks scripts\.1\.signature \(and \d+ more\)"):
+        load_checkpoint(checkpoint, ["model.scripts=2"])
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder has its final name only when it is complete."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    recipe = small_recipe(tmp_path, "seed=9")
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(checkpoint, build_model(recipe), recipe, 6, {})
+    assert load_checkpoint(checkpoint)[1].seed == 3

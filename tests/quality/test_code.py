@@ -1,0 +1,66 @@
+"""Style, types, layers and sizes of the code itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for folder in ("ni_framework", "plugins", "tests") for path in (ROOT / folder).rglob("*.py"))
+
+
+def run(*command: str) -> str:
+    """The output of a tool; fails with it."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_style() -> None:
+    """Ruff's rules and format, as pyproject.toml sets them."""
+    run(sys.executable, "-m", "ruff", "check", "--no-cache", ".")
+    run(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", ".")
+
+
+def test_types() -> None:
+    """Pyright over the package, the plugins and the tests."""
+    run(sys.executable, "-m", "pyright", "--pythonpath", sys.executable)
+
+
+def test_layers() -> None:
+    """Each layer imports only those below it; import-linter's contracts stand in pyproject.toml."""
+    import_linter = Path(sys.executable).with_name("lint-imports")
+    assert "0 broken" in run(str(import_linter), "--no-cache")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_small(path: Path) -> None:
+    """No file grows beyond what can be read in one sitting."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+FORBIDDEN = {
+    "unpickling": r"\bpickle\b|torch\.load\(|numpy\.load\([^)]*allow_pickle\s*=\s*True",
+    "code from text": r"(?<![\w.])(eval|exec)\(",
+    "loading of arbitrary YAML": r"yaml\.(unsafe_|full_)?load\b",
+    "shell": r"shell\s*=\s*True|os\.system\(",
+}
+
+
+def violations(source: str) -> list[str]:
+    """What a source has that nothing shipped may have."""
+    return [name for name, pattern in FORBIDDEN.items() if re.search(pattern, source)]
+
+
+def test_nothing_shipped_runs_foreign_data() -> None:
+    """No unpickling, no code from text, no shell; the check itself finds what it should."""
+    for path in FILES:
+        if "tests" not in path.relative_to(ROOT).parts:
+            assert violations(path.read_text(encoding="utf-8")) == [], path
+    planted = ["import pickle", "torch.load(f)", "eval(text)", "yaml.load(text)", "run(c, shell=True)", "os.system(c)"]
+    assert all(violations(line) for line in planted)
+    assert not violations("model.eval()")
