@@ -11,8 +11,9 @@ under the name that recipes use:
     [project.entry-points."ni_framework.body"]
     swirl = "ni_swirl:Swirl"
 
-A whole example: a body that turns pairs of features by an angle that the function's code decides. It is written once and
-runs on all pairs as well as on open pairs only, because it acts on rows and leaves their layout to `pairs`.
+A whole example: a body that turns pairs of features by an angle that the function's code decides, and mixes the elements that
+the function takes. It is written once and runs on all pairs as well as on open pairs only, because it acts on rows and leaves
+their layout to `pairs`.
 
     import torch
     from torch import nn
@@ -22,7 +23,7 @@ runs on all pairs as well as on open pairs only, because it acts on rows and lea
     from ni_framework.errors import OptionError
 
     class Swirl(Body):
-        '''Turns halves of the features into each other: [B, V, D] -> [R, D].'''
+        '''Turns halves of the features into each other, and elements towards their mean: [B, V, D] -> [R, D].'''
 
         @config
         class Config:
@@ -36,12 +37,15 @@ runs on all pairs as well as on open pairs only, because it acts on rows and lea
             self.angle = nn.Linear(sizes.code, sizes.width // 2)
 
         def prepare(self, code_UC, num_elements):
-            return self.strength * torch.tanh(self.angle(code_UC))            # once per forward, [U, D / 2]
+            return self.strength * torch.tanh(self.angle(code_UC))       # once per forward, [U, D / 2]
 
         def forward(self, x_BVD, angle_UX, pairs: Pairs):
-            left_RX, right_RX = pairs.share(x_BVD).chunk(2, dim=-1)           # elements -> rows
-            cos_RX, sin_RX = pairs.spread(angle_UX.cos()), pairs.spread(angle_UX.sin())   # functions -> rows
-            return torch.cat([cos_RX * left_RX - sin_RX * right_RX, sin_RX * left_RX + cos_RX * right_RX], dim=-1)
+            left_RX, right_RX = pairs.share(x_BVD).chunk(2, dim=-1)                        # elements -> rows
+            cos_RX, sin_RX = pairs.spread(angle_UX.cos()), pairs.spread(angle_UX.sin())    # functions -> rows
+            turned_RD = torch.cat([cos_RX * left_RX - sin_RX * right_RX, sin_RX * left_RX + cos_RX * right_RX], dim=-1)
+            equal_R11 = torch.zeros_like(turned_RD[..., None, :1])   # with equal keys, attention is the mean, weighted by c,
+            mean_RD = pairs.attend(equal_R11, equal_R11, turned_RD.unsqueeze(-2), None).squeeze(-2)   # of a function's elements
+            return turned_RD.lerp(mean_RD, 0.5)
 
 Rules that hold for every component: parameters belong to modules with a `reset_parameters` (torch's own have one), which
 alone sets their initial values; no Python branch depends on the values of a tensor, because several processes must run
@@ -188,8 +192,8 @@ class Input(Component, ABC):
     )  # their places, if they lie on a grid: rows, columns; element n at (n // columns, n % columns)
 
     @abstractmethod
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[B, *shape] -> [B, N, D]."""
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
+        """[B, *shape] -> [B, N, D]; what belongs to elements where `mask_BN` is False may be anything, NaN too: drop it first."""
 
 
 class Head(Component, ABC):

@@ -31,6 +31,12 @@ class CheckpointError(NIError):
     exit_code = 6
 
 
+class FitError(NIError):
+    """A model that does not fit the machine."""
+
+    exit_code = 7
+
+
 class OptionError(NIError):
     """A value that a component cannot work with, raised while the component is built.
 

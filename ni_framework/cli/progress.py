@@ -37,6 +37,7 @@ class Progress:
         self.task = self.bar.add_task("training", total=None, loss="-", accuracy="-", rate="-", use="-")
         self.begin = self.shown = time.monotonic()
         self.samples = self.steps = 0
+        self.smooth = {"loss": 0.0, "accuracy": 0.0}
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -63,8 +64,11 @@ class Progress:
         now = time.monotonic()
         if now - self.shown > 0.2 and self.console.is_terminal:
             self.shown = now
-            loss, accuracy = values["loss"].item(), values["accuracy"].item()
-            shown = {"loss": f"{loss:.3f}", "accuracy": f"{accuracy:.1%}", "rate": self._rate(samples)}
+            for name in ("loss", "accuracy"):  # of one batch each: smoothed, or they would flicker
+                value = values[name].item()
+                self.smooth[name] += (value - self.smooth[name]) * (0.2 if self.smooth[name] else 1)
+            loss, accuracy = f"{self.smooth['loss']:.3f}", f"{self.smooth['accuracy']:.1%}"
+            shown = {"loss": loss, "accuracy": accuracy, "rate": self._rate(samples)}
             self.bar.update(self.task, completed=step, **shown)  # pyright: ignore[reportArgumentType]
 
     @hookimpl

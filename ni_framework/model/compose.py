@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ni_framework.contracts import Choice, Data, Head, Input
-from ni_framework.errors import NIError, OptionError, PluginError, Problem, RecipeError
+from ni_framework.errors import FitError, NIError, OptionError, PluginError, Problem, RecipeError
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.script import Script
 from ni_framework.nn.init import initialise
@@ -24,14 +24,23 @@ def build_data(recipe: Recipe) -> Data:
 def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpreter:
     """The model of a recipe with its initial values, which depend on the recipe's seed and the parameters' names alone.
 
-    On the meta device it takes no memory and has no values. Raises `RecipeError` where sizes do not fit together and
-    `PluginError` where a component fails to build.
+    On the meta device it takes no memory and has no values. Raises `RecipeError` where sizes do not fit together,
+    `PluginError` where a component fails to build, and `FitError` where the model does not fit the machine.
     """
-    with torch.device("meta"):
-        model = _compose(recipe, build_data(recipe))
-    if torch.device(device).type != "meta":
-        initialise(model, recipe.seed, device)
-    return model
+    try:
+        with torch.device("meta"):
+            model = _compose(recipe, build_data(recipe))
+        if torch.device(device).type == "meta":
+            return model
+        initialise(model, recipe.seed)
+        return model.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not _too_large(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise FitError(
+            f"the model does not fit this machine: {reason}; use fewer functions or smaller widths"
+        ) from error
 
 
 def _compose(recipe: Recipe, data: Data) -> Interpreter:
@@ -54,13 +63,23 @@ class Builder:
     def __call__(self, kind: str, choice: Choice, /, *sizes: Any) -> Any:
         try:
             return component(kind, choice.use)(choice.options, *sizes)
-        except NIError as error:
-            if isinstance(error, OptionError):
-                path = ".".join(filter(None, (choice.path, error.option)))
-                raise RecipeError([self.recipe.problem(path, error.message, error.hint)]) from error
+        except OptionError as error:
+            path = ".".join(filter(None, (choice.path, error.option)))
+            raise RecipeError([self.recipe.problem(path, error.message, error.hint)]) from error
+        except NIError:
             raise
         except Exception as error:
+            if _too_large(error):
+                raise
             entry = installed().find(kind, choice.use)
             message = f"{kind} `{choice.use}` of {entry.source} cannot be built: {type(error).__name__}: {error}"
             problem: Problem = self.recipe.problem(choice.path, message, f"report it to {entry.distribution}")
             raise PluginError([problem]) from error
+
+
+def _too_large(error: Exception) -> bool:
+    """Whether torch or the machine has refused a tensor for its size; torch says so only in words."""
+    words = ("allocate", "Storage size calculation overflowed", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )

@@ -49,9 +49,11 @@ class Interpreter(nn.Module):
     @iterations.setter
     def iterations(self, value: int | Sequence[int]) -> None:
         numbers = tuple(value) if isinstance(value, Sequence) else (value,) * len(self.scripts)
-        if len(numbers) != len(self.scripts) or any(not isinstance(number, int) or number < 0 for number in numbers):
+        whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers)
+        if len(numbers) != len(self.scripts) or not whole:
             raise UsageError(
-                f"iterations: {value!r} does not fit {len(self.scripts)} scripts; give a whole number, or one for each script"
+                f"iterations: {value!r} does not fit {len(self.scripts)} scripts; "
+                "give a whole number of at least 1, or one for each script"
             )
         for script, number in zip(self.scripts, numbers, strict=True):
             script.iterations = number
@@ -80,16 +82,17 @@ class Interpreter(nn.Module):
     ) -> dict[str, Tensor] | Forward:
         """Answers of `tasks` (default: all), of which only their CLS elements take part, in that order.
 
+        CLS elements see each other, so that with own ones an answer depends on which other tasks are asked for.
         `mask` [B, N] bool over the input's elements, True = present: a masked element influences nothing. With `detail` the
         auxiliary losses come too, and with "trace" what each iteration did. Raises `UsageError` for a wrong shape or task.
         """
         tasks = known_tasks(tasks, self.tasks)
         self._check(inputs, mask)
-        x_BND = self.input(inputs)
+        x_BND = self.input(inputs, mask)
         cls_LD, multiplicity = self.head.start(tasks)
         present_BV = multiplicity_V = None
         if mask is not None:
-            x_BND = torch.where(mask.unsqueeze(-1), x_BND, 0)  # not a product: whatever is masked may be NaN
+            x_BND = torch.where(mask.unsqueeze(-1), x_BND, 0)
             present_BV = torch.cat([mask.new_ones(len(mask), len(cls_LD)), mask], dim=1)
         x_BVD = torch.cat([cls_LD.to(x_BND.dtype).expand(len(x_BND), -1, -1), x_BND], dim=1)
         if multiplicity > 1:

@@ -74,7 +74,7 @@ class Script(nn.Module):
                 # (1 - sum_u c_ui) x_i + sum_u c_ui y_ui, which forms no difference per function.
                 pooled_BVD = torch.addcmul(pooled_BVD, 1 - compatibility_BUV.sum(dim=1).unsqueeze(-1), x_BVD)
             x_BVD = pooled_BVD
-            for name, loss in (found | of_body).items():
+            for name, loss in _together(found, of_body).items():
                 losses.setdefault(name, []).append(loss)
             if trace:
                 passage.compatibility.append(compatibility_BUV)
@@ -92,4 +92,13 @@ class Script(nn.Module):
             compatibility_BUV, of_router = with_losses(self.router(type_BVT, signature_UT, present_BV))
             if present_BV is not None:
                 compatibility_BUV = torch.where(present_BV.unsqueeze(1), compatibility_BUV, 0)
-        return compatibility_BUV, of_types | of_router
+        return compatibility_BUV, _together(of_types, of_router)
+
+
+def _together(*parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses by name; those of the same name are added, so that none is lost."""
+    losses: dict[str, Tensor] = {}
+    for part in parts:
+        for name, loss in part.items():
+            losses[name] = losses.get(name, 0) + loss
+    return losses

@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
+from ni_framework.errors import PluginError, Problem
+
 
 def seed_of(*key: int | str) -> int:
     """A 63-bit seed for a key such as (seed, "model.scripts.0"): equal keys, equal seeds, on any machine."""
@@ -14,22 +16,23 @@ def seed_of(*key: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def initialise(model: nn.Module, seed: int, device: torch.device | str = "cpu") -> None:
-    """Gives a model built on the meta device real memory and its initial values.
+def initialise(model: nn.Module, seed: int) -> None:
+    """Gives a model built on the meta device real memory and its initial values, on the CPU: generators differ by device.
 
     Every module that owns parameters or buffers has a `reset_parameters`, as torch's own have; each runs under a seed
-    of its own name, and the global generators are left as they were. Raises `TypeError` for a module without one: its
+    of its own name, and the global generators are left as they were. Raises `PluginError` for a module without one: its
     parameters would be whatever the memory held.
     """
-    model.to_empty(device=device)
+    model.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name, module in model.named_modules():
             if not (module._parameters or module._buffers):
                 continue
             reset = getattr(module, "reset_parameters", None)
             if reset is None:
-                raise TypeError(
-                    f"{type(module).__name__} ({name}) owns parameters or buffers but has no reset_parameters()"
+                message = f"{type(module).__name__} ({name}) owns parameters or buffers but has no reset_parameters()"
+                raise PluginError(
+                    [Problem(message, hint="define it where the module is; it alone sets initial values")]
                 )
             torch.manual_seed(seed_of(seed, name))
             reset()

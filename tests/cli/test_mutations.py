@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from tests.cli.conftest import Ni
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 KEY = re.compile(r"(?<![\w.])([a-z_]+):")
 AT_LEAST = 200
+WRONG = {"mapping": "{qq: 1}", "nested list": "[[2001-01-01]]", "tag": "!!python/none x", "alias": "*base"}
 
 
 class Mutation(NamedTuple):
@@ -50,12 +51,7 @@ def single(lines: list[str]) -> Iterator[Mutation]:
         if rest.strip() and not rest.strip().startswith(("{", "#")):
             value = re.match(r"\s*(\[[^\]]*\]|\{[^}]*\}|[^,}#]*)", rest)
             assert value is not None
-            for name, wrong in (
-                ("mapping", "{qq: 1}"),
-                ("date list", "[[2001-01-01]]"),
-                ("tag", "!!python/none x"),
-                ("alias", "*base"),
-            ):
+            for name, wrong in WRONG.items():
                 spoilt = f"{line[: match.end()]} {wrong}{rest[value.end() :]}"
                 yield Mutation(f"{name} for {key}", with_line(lines, number, spoilt), number)
             yield Mutation(f"NUL in {key}", with_line(lines, number, line[: match.end()] + " \0" + rest), number)
@@ -74,9 +70,8 @@ def whole(text: str) -> Iterator[Mutation]:
     yield Mutation("utf-16", text.encode("utf-16"), None)
     yield Mutation("bytes", bytes(range(256)), None)
     yield Mutation("two documents", text.encode() + b"\n---\n" + text.encode(), None)
-    bomb = "a: &a [1, 1]\n" + "".join(
-        f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
-    )
+    names = list(zip("abcdefghi", "bcdefghij", strict=True))
+    bomb = "a: &a [1, 1]\n" + "".join(f"{new}: &{new} [*{old}, *{old}]\n" for old, new in names)
     yield Mutation("alias bomb", bomb.encode(), None)
     yield Mutation("depth bomb", b"[" * 10_000, None)
     yield Mutation("long line", b"ni: " + b"1" * 100_000, None)
@@ -111,5 +106,5 @@ def test_recipes_are_found() -> None:
 
 def test_mutations_are_two_hundred() -> None:
     """Over all shipped recipes."""
-    count: Callable[[str], int] = lambda text: len([*single(text.split("\n")), *whole(text)])  # noqa: E731
-    assert sum(count(path.read_text(encoding="utf-8")) for path in RECIPES) >= AT_LEAST
+    texts = [path.read_text(encoding="utf-8") for path in RECIPES]
+    assert sum(len([*single(text.split("\n")), *whole(text)]) for text in texts) >= AT_LEAST

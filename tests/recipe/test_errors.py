@@ -1,11 +1,8 @@
-"""Every report of a wrong recipe, word by word as it stands in `errors.txt`.
-
-After a change of words: `NI_WRITE_ERRORS=1 pytest tests/recipe/test_errors.py`, then read the difference.
-"""
+"""Every report of a wrong recipe, word by word as it stands in `errors/recipe.txt`."""
 
 from __future__ import annotations
 
-import os
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -14,42 +11,35 @@ from ni_framework.errors import PluginError, RecipeError
 from ni_framework.recipe import load
 from tests.recipe.cases import CASES
 from tests.recipe.components import VALID, resolve
+from tests.snapshots import expected_errors
 
-EXPECTED = Path(__file__).with_name("errors.txt")
 
-
-def report(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def report(name: str, folder: Path) -> str:
     """What a user reads who loads the recipe of a case, with its exit code."""
     content, overrides = CASES[name]
-    monkeypatch.chdir(folder)
-    Path("recipe.yaml").write_bytes(content)
-    with pytest.raises((RecipeError, PluginError)) as caught:
+    (folder / "recipe.yaml").write_bytes(content)
+    with chdir(folder), pytest.raises((RecipeError, PluginError)) as caught:
         load("recipe.yaml", overrides, resolve=resolve)
     text = f"{caught.value}\n[exit {caught.value.exit_code}]\n"
     assert text.isprintable() or set(filter(lambda character: not character.isprintable(), text)) <= {"\n", "\t"}
     return text
 
 
-def blocks(text: str) -> dict[str, str]:
-    """The reports of a snapshot by the names of their cases."""
-    parts = text.split("=== ")[1:]
-    return {name: body.strip("\n") + "\n" for name, _, body in (part.partition("\n") for part in parts)}
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The reports in the snapshot."""
+    return expected_errors("recipe", CASES, lambda name: report(name, tmp_path_factory.mktemp("case")))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report(name: str, tmp_path: Path, expected: dict[str, str]) -> None:
     """The report of each case is the one in the snapshot."""
-    if os.environ.get("NI_WRITE_ERRORS"):
-        pytest.skip("the snapshot is being written")
-    assert report(name, tmp_path, monkeypatch) == blocks(EXPECTED.read_text(encoding="utf-8")).get(name)
+    assert report(name, tmp_path) == expected.get(name)
 
 
-def test_snapshot_has_no_other_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_has_no_other_cases(expected: dict[str, str]) -> None:
     """The snapshot names the cases in their order, so that none is left behind when one is renamed."""
-    if os.environ.get("NI_WRITE_ERRORS"):
-        text = "".join(f"=== {name}\n{report(name, tmp_path, monkeypatch)}\n" for name in CASES)
-        EXPECTED.write_text(text, encoding="utf-8")
-    assert list(blocks(EXPECTED.read_text(encoding="utf-8"))) == list(CASES)
+    assert list(expected) == list(CASES)
 
 
 def test_recipe_of_the_cases_is_valid(tmp_path: Path) -> None:

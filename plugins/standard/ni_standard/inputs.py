@@ -48,10 +48,12 @@ class Patches(Input):
         self.embedding = nn.Linear(channels * config.patch**2, width)
         self.positions = Positions(self.num_elements, width) if config.positions == "absolute" else None
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
         # unfold lists a patch (channel, row, column); the channel goes last.
         patch_BNX = F.unfold(inputs, self.patch, stride=self.patch).transpose(1, 2)
         patch_BNX = patch_BNX.unflatten(-1, (self.shape[0], -1)).transpose(-1, -2).flatten(-2)
+        if mask_BN is not None:  # before the map: the gradient of its weight would be 0 * NaN
+            patch_BNX = torch.where(mask_BN.unsqueeze(-1), patch_BNX, 0)
         x_BND = self.embedding(patch_BNX)
         return x_BND if self.positions is None else x_BND + self.positions.table
 

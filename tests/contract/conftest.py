@@ -1,0 +1,5 @@
+"""Fixtures of this folder."""
+
+from .installing import install
+
+__all__ = ["install"]

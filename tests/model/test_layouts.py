@@ -1,0 +1,108 @@
+"""Dense and packed are two ways to compute the same numbers, whatever is open."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from .building import FixedRouter, assert_equal_gradients, script_of, tiny_of
+
+B, U, V, D = 3, 4, 7, 8
+EXAMPLES = settings(
+    derandomize=True, max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate]
+)  # shrinking takes minutes
+
+
+def outcome(
+    layout: str, overrides: list[str], opened_BUV: Tensor, present_BV: Tensor | None, multiplicity_V: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Output of a script under a fixed routing, and its gradients by parameter, the input and the routing among them."""
+    script = script_of(tiny_of(f"model.execution={layout}", *overrides))
+    script.router = FixedRouter(opened_BUV)
+    x_BVD = torch.randn(B, V, D, generator=torch.Generator().manual_seed(7), dtype=torch.float64).requires_grad_()
+    output_BVD = script(x_BVD, present_BV, multiplicity_V).output_BVD
+    total = (output_BVD * torch.arange(1, output_BVD.numel() + 1).sin().view_as(output_BVD)).sum()
+    leaves = {"input": x_BVD, **{name: p for name, p in script.named_parameters() if p.requires_grad}}
+    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    zeros = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves.values(), found, strict=True)]
+    return output_BVD.detach(), dict(zip(leaves, zeros, strict=True))
+
+
+def assert_layouts_agree(
+    opened_BUV: Tensor, *overrides: str, present_BV: Tensor | None = None, multiplicity_V: Tensor | None = None
+) -> None:
+    dense, dense_gradients = outcome("dense", list(overrides), opened_BUV, present_BV, multiplicity_V)
+    packed, packed_gradients = outcome("packed", list(overrides), opened_BUV, present_BV, multiplicity_V)
+    torch.testing.assert_close(dense, packed, rtol=1e-10, atol=1e-11)
+    if not any(gradient.any() for gradient in dense_gradients.values()):  # sum pooling with nothing open
+        assert not any(gradient.any() for gradient in packed_gradients.values())
+        return
+    assert_equal_gradients(packed_gradients, dense_gradients)
+
+
+@st.composite
+def routings(draw: st.DrawFn) -> Tensor:
+    """Open pairs [B, U, V] at random, more and less dense."""
+    seed, share = draw(st.integers(0, 10**6)), draw(st.sampled_from([0.05, 0.3, 0.7]))
+    return torch.rand(B, U, V, generator=torch.Generator().manual_seed(seed)) < share
+
+
+@EXAMPLES
+@given(
+    opened_BUV=routings(),
+    mixing=st.sampled_from(["none", "shared", "dot", "sep_sum", "seq_sum"]),
+    pooling=st.sampled_from(["delta", "sum"]),
+    lines=st.integers(1, 2),
+)
+def test_random_routings(opened_BUV: Tensor, mixing: str, pooling: str, lines: int) -> None:
+    overrides = [f"model.body.positions={mixing}", f"model.pooling={pooling}", f"model.body.lines={lines}"]
+    assert_layouts_agree(opened_BUV, *overrides)
+
+
+@EXAMPLES
+@given(opened_BUV=routings(), seed=st.integers(0, 10**6))
+def test_random_masks_and_multiplicity(opened_BUV: Tensor, seed: int) -> None:
+    present_BV = torch.rand(B, V, generator=torch.Generator().manual_seed(seed)) < 0.7
+    multiplicity_V = torch.ones(V, dtype=torch.float64)
+    multiplicity_V[0] = 3
+    overrides = ["model.body.positions=sep_sum"]
+    assert_layouts_agree(opened_BUV, *overrides, present_BV=present_BV, multiplicity_V=multiplicity_V)
+
+
+def one_function_takes_all() -> Tensor:
+    opened_BUV = torch.zeros(B, U, V, dtype=torch.bool)
+    opened_BUV[:, 2] = True
+    return opened_BUV
+
+
+def an_empty_function() -> Tensor:
+    opened_BUV = torch.ones(B, U, V, dtype=torch.bool)
+    opened_BUV[:, 1] = False
+    return opened_BUV
+
+
+def elements_nobody_takes() -> Tensor:
+    opened_BUV = torch.ones(B, U, V, dtype=torch.bool)
+    opened_BUV[:, :, [0, 4]] = False
+    opened_BUV[1] = False
+    return opened_BUV
+
+
+EDGES = {
+    "one function takes all": one_function_takes_all(),
+    "an empty function": an_empty_function(),
+    "elements and a sample that nobody takes": elements_nobody_takes(),
+    "nothing open": torch.zeros(B, U, V, dtype=torch.bool),
+    "all open": torch.ones(B, U, V, dtype=torch.bool),
+    "one pair open": torch.arange(B * U * V).view(B, U, V) == 40,
+}
+
+
+@pytest.mark.parametrize("pooling", ["delta", "sum"])
+@pytest.mark.parametrize("mixing", ["none", "sep_sum"])
+@pytest.mark.parametrize("edge", EDGES)
+def test_edges(edge: str, mixing: str, pooling: str) -> None:
+    assert_layouts_agree(EDGES[edge], f"model.body.positions={mixing}", f"model.pooling={pooling}")

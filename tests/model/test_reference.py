@@ -1,0 +1,128 @@
+"""The model against the equations in plain loops, in float64: every option, forward and gradients."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from ni_framework.model.interpreter import Interpreter
+from ni_framework.model.trace import trace
+from ni_framework.recipe import Recipe
+
+from . import reference
+from .building import TASKS, assert_equal_gradients, build, gradients, inputs_of, perturbed, recipe_of, weighted_sum
+
+SHORT = "model.iterations=1"
+CASES: dict[str, list[str]] = {
+    "plain": [],
+    "absolute positions": [SHORT, "model.input.positions=absolute"],
+    "other image": ["model.iterations=3", "model.input.image=[3, 4, 10]", "model.input.patch=2", "model.body.heads=1"],
+    "shared cls": ["model.head.shared_cls=true", "model.iterations=3"],
+    "shared positions and cls": [SHORT, "model.body.positions=shared", "model.head.shared_cls=true"],
+    "dot": [SHORT, "model.body.positions=dot"],
+    "sep_sum": [SHORT, "model.body.positions=sep_sum"],
+    "seq_sum": [SHORT, "model.body.positions=seq_sum"],
+    "three lines": [SHORT, "model.body.lines=3", "model.body.positions=sep_sum"],
+    "hidden width as the elements": [SHORT, "model.body.hidden=null"],
+    "shallow types": [SHORT, "model.type_inference.depth=1"],
+    "deep types": [SHORT, "model.type_inference.depth=4"],
+    "sum": ["model.pooling=sum", "model.iterations=3", "model.router.truncation=0.8"],
+    "delta with orphans": ["model.iterations=3", "model.router.truncation=0.8"],
+    "all open": [SHORT, "model.router.truncation=2"],
+    "narrow bandwidth": [SHORT, "model.router.bandwidth=0.2"],
+    "scripts alike": ["model.scripts=3", SHORT],
+    "scripts that differ": [
+        "model.scripts=[{iterations: 1}, {functions: 5, iterations: 3, code: 16, type: 12, pooling: sum}]",
+    ],
+}
+ONE_CLASS_NUMBER = {"shape": 13, "colour": 13, "size": 13}
+
+
+def made(overrides: list[str], tasks: dict[str, int] = TASKS) -> tuple[Recipe, Interpreter, Tensor]:
+    recipe = recipe_of(*overrides)
+    return recipe, perturbed(build(recipe, tasks)), inputs_of(recipe)
+
+
+def parameters_of(model: Interpreter) -> dict[str, Tensor]:
+    return dict(model.named_parameters())
+
+
+def assert_equal(
+    recipe: Recipe, model: Interpreter, inputs: Tensor, tasks: dict[str, int], mask: Tensor | None = None
+) -> reference.Answer:
+    """Logits, compatibilities, outputs and all gradients agree with the reference, which is returned."""
+    expected = reference.run(recipe, parameters_of(model), inputs, tasks, mask)
+    expected_gradients = gradients(model, weighted_sum(expected.logits))
+    found = trace(model, inputs, mask)
+    copies = len(tasks) - 1 if recipe.model.head.options.shared_cls else 0
+    for task in tasks:
+        torch.testing.assert_close(found.logits[task], expected.logits[task].detach(), rtol=1e-11, atol=1e-12)
+    for mine, plain in zip(found.compatibility, expected.compatibility, strict=True):
+        for c_BUV, copied_BUV in zip(mine, plain, strict=True):
+            plain_BUV = copied_BUV[:, :, copies:]
+            taken = ~plain_BUV.isnan()
+            torch.testing.assert_close(c_BUV[taken], plain_BUV[taken], rtol=1e-11, atol=1e-12)
+            assert not c_BUV[~taken].any()
+    for mine, plain in zip(found.outputs, expected.outputs, strict=True):
+        plain_BVD = plain[:, copies:]
+        here = ~plain_BVD.isnan()
+        torch.testing.assert_close(mine[here], plain_BVD[here], rtol=1e-11, atol=1e-12)
+    assert_equal_gradients(gradients(model, weighted_sum(model(inputs, mask))), expected_gradients)
+    return expected
+
+
+@pytest.mark.parametrize("execution", ["dense", "packed"])
+@pytest.mark.parametrize("name", CASES)
+def test_model_is_the_equations(name: str, execution: str) -> None:
+    recipe, model, inputs = made([*CASES[name], f"model.execution={execution}"])
+    expected = assert_equal(recipe, model, inputs, TASKS)
+    opened = torch.cat([(c_BUV > 0).flatten() for row in expected.compatibility for c_BUV in row])
+    if name == "all open":
+        assert bool(opened.all())
+    else:
+        assert 0.1 < opened.double().mean() < 0.9
+
+
+@pytest.mark.parametrize("pooling", ["delta", "sum"])
+def test_some_elements_of_the_cases_have_no_function(pooling: str) -> None:
+    """The truncation of 0.8 leaves elements to nobody, so that the two poolings differ there."""
+    _, model, inputs = made([f"model.pooling={pooling}", "model.router.truncation=0.8"])
+    first = trace(model, inputs).compatibility[0][0]
+    orphans = (first == 0).all(dim=1)
+    assert 0 < orphans.sum() < orphans.numel()
+
+
+@pytest.mark.parametrize("pooling", ["delta", "sum"])
+def test_masked_elements_are_left_out(pooling: str) -> None:
+    recipe, model, inputs = made([f"model.pooling={pooling}", "model.iterations=3", "model.body.positions=sep_sum"])
+    mask = torch.tensor([[True, False, True, True, False, True], [True] * 4 + [False] * 2])
+    assert_equal(recipe, model, inputs, TASKS, mask)
+
+
+@pytest.mark.parametrize("cls", ["true", "false"])
+def test_shared_head(cls: str) -> None:
+    recipe, model, inputs = made(
+        [SHORT, "model.head.shared_head=true", f"model.head.shared_cls={cls}"], ONE_CLASS_NUMBER
+    )
+    assert len(model.head.maps) == 1  # pyright: ignore[reportArgumentType]
+    assert_equal(recipe, model, inputs, ONE_CLASS_NUMBER)
+
+
+def test_shared_cls_of_three_tasks_with_masks() -> None:
+    """The copies that the reference makes count as keys, exactly as often as there are tasks."""
+    tasks = {"shape": 13, "colour": 14, "size": 16}
+    recipe, model, inputs = made(["model.head.shared_cls=true", "model.iterations=3", "model.execution=packed"], tasks)
+    assert model.head.start(tuple(tasks))[1] == 3
+    assert_equal(recipe, model, inputs, tasks, torch.tensor([[True] * 5 + [False], [False] * 2 + [True] * 4]))
+
+
+def test_sizes_of_the_base_recipe_all_differ() -> None:
+    """So no transposition passes unseen."""
+    recipe, model, inputs = made([])
+    body = recipe.model.body.options
+    sizes = [len(inputs), model.input.num_elements + 2, recipe.model.width, recipe.model.functions, recipe.model.code]
+    sizes += [recipe.model.type, recipe.model.iterations, body.heads, body.key, body.hidden, *TASKS.values()]
+    assert all(one < other for one, other in pairwise(sorted(sizes)))

@@ -1,0 +1,77 @@
+"""What the documents say is true: snippets run, links lead somewhere, quoted recipes are the shipped ones."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ni_framework.options import KINDS
+from tests.cli.conftest import Ni, ni  # noqa: F401  a fixture
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [path for path in sorted(ROOT.rglob("*.md")) if not {".git", ".venv", "runs"} & set(path.parts)]
+
+
+def snippets(language: str) -> list[str]:
+    """The README's code blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_readme_runs(ni: Ni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Every `ni` command in order, training for three steps only, then the Python, in one folder as a reader would."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    lines = [line.partition(" #")[0] for block in snippets("sh") for line in block.splitlines()]
+    commands = [shlex.split(part) for line in lines for part in line.split("&&")]
+    ran = [command for command in commands if command[:1] == ["ni"]]
+    assert len(ran) >= 8
+    for command in ran:
+        quick = ["train.steps=3"] if command[1] == "train" else []
+        done = ni(*command[1:], *quick)
+        assert done.code == 0, (command, done.err)
+    (code,) = snippets("python")
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_readme_quotes_the_recipe() -> None:
+    """The recipe that it explains is the shipped one, but for the comments."""
+    (quoted,) = snippets("yaml")
+    bare = [[re.sub(r"\s+#.*", "", line) for line in text.splitlines()] for text in (quoted, recipe("digits.yaml"))]
+    assert bare[0] == [line for line in bare[1] if line and not line.startswith("#")]
+
+
+def recipe(name: str) -> str:
+    """A shipped recipe's text."""
+    return (ROOT / "recipes" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """Relative links name files that exist."""
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_every_recipe_stands_in_the_table() -> None:
+    """With its question, hardware, time and figure; and it opens with what it is for and its command."""
+    table = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "recipes").rglob("*.yaml"):
+        name = str(path.relative_to(ROOT / "recipes"))
+        assert f"({name})" in table
+        assert f"ni train recipes/{name}" in path.read_text(encoding="utf-8").partition("\nni:")[0]
+
+
+def test_every_kind_and_hook_is_explained() -> None:
+    """The contract names each; its base class and each hook say what they are for."""
+    from ni_framework.contracts import BASES, RunEvents
+
+    assert tuple(BASES) == KINDS
+    for base in BASES.values():
+        assert "Built as `cls(config" in (base.__doc__ or "")
+    hooks = [value for name, value in vars(RunEvents).items() if name.startswith("run_")]
+    assert len(hooks) == 7
+    assert all(hook.__doc__ for hook in hooks)
