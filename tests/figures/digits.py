@@ -20,7 +20,15 @@ def main() -> int:
     accuracies, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
         for seed in (0, 1, 2):
-            command = ["ni", "train", str(RECIPE), f"seed={seed}", "--output", f"{folder}/{seed}", "--json"]
+            command = [
+                str(Path(sys.executable).with_name("ni")),
+                "train",
+                str(RECIPE),
+                f"seed={seed}",
+                "--output",
+                f"{folder}/{seed}",
+                "--json",
+            ]
             summary = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
             accuracies.append(summary["metrics"]["test/accuracy"])
             seconds.append(summary["seconds"])
