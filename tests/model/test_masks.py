@@ -78,7 +78,8 @@ def test_everything_masked_is_finite(layout: str) -> None:
     """The CLS elements alone remain."""
     model = tiny_of(f"model.execution={layout}", "model.body.positions=dot")
     logits = model(tiny_inputs(), torch.zeros(2, 6, dtype=torch.bool))
-    assert all(torch.equal(values[0], values[1]) for values in logits.values())
+    for values in logits.values():  # of two samples with nothing left that differs; batched products may round apart
+        torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=1e-12)
     assert all(bool(g.isfinite().all()) for g in gradients(model, weighted_sum(logits)).values())
 
 
