@@ -50,8 +50,10 @@ their layout to `pairs`.
 Rules that hold for every component: parameters belong to modules with a `reset_parameters` (torch's own have one), which
 alone sets their initial values; no Python branch depends on the values of a tensor, because several processes must run
 the same operations; state of functions lives in tensors with a leading U; nothing is stored on `self` in `forward`.
-A `forward` of a type inference, router or body may return `(result, losses)` instead of its result, with auxiliary
-losses by name, scalars already weighted: they are averaged over iterations, added to the training loss and logged.
+A `forward` of a type inference, router or body may return an `Answer` instead of its result. Its `losses` are scalars by name,
+already weighted: they are averaged over iterations, added to the training loss and logged. Its `statistics` are tensors by
+name: they are summed over iterations, accumulated parts and processes, and handed to the component's `absorb` after
+the optimizer step, the only place where a component may change its buffers.
 """
 
 from __future__ import annotations
@@ -79,6 +81,35 @@ class Sizes:
     code: int  # C
     type: int  # T
     grid: tuple[int, int] | None  # rows and columns of the input's elements; None if they have no places
+
+
+class Noise(Protocol):
+    """Random numbers that depend on seed, sample, script, iteration and name alone: the same however a batch is divided."""
+
+    def uniform(self, name: str, /, *shape: int, once: bool = False) -> Tensor:
+        """Numbers in [0, 1), float32 [B, *shape]; under another name they are others. `once`: equal in all iterations."""
+        ...
+
+
+class Context(NamedTuple):
+    """What a router may know of the forward that it is part of."""
+
+    iteration: int  # of its script, from 0
+    present_BV: Tensor | None  # False where an element is masked; None: nothing is
+    noise: Noise
+
+
+class Answer(NamedTuple):
+    """A result with what is told beside it: auxiliary losses, and statistics for `Component.absorb`."""
+
+    result: Any
+    losses: Mapping[str, Tensor] = {}
+    statistics: Mapping[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, value: Any) -> Answer:
+        """What a component returned, in this form."""
+        return value if isinstance(value, cls) else cls(value)
 
 
 class Build(Protocol):
@@ -131,26 +162,37 @@ class Component(nn.Module):
     api: ClassVar[int] = API
     Config: ClassVar[Any] = NoOptions
 
+    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
+        """Takes in what `forward` returned as statistics, summed over one step; called without gradients after it."""
+
+
+class Embedding(Component, ABC):
+    """What tells functions apart. Built as `cls(config, sizes, build)`."""
+
+    @abstractmethod
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Signatures [U, T], brought to length one by the script, and codes [U, C]."""
+
 
 class TypeInference(Component, ABC):
     """Where in type space each element lies. Built as `cls(config, sizes, build)`."""
 
     @abstractmethod
-    def forward(self, x_BVD: Tensor) -> Tensor:
+    def forward(self, x_BVD: Tensor) -> Tensor | Answer:
         """[B, V, D] -> [B, V, T]; brought to length one by the script."""
 
 
 class Router(Component, ABC):
     """How much of each element every function takes. Built as `cls(config, sizes, build)`."""
 
-    normalised: ClassVar[bool] = True  # compatibilities of an element sum to at most 1
-    gradient_through_closed: ClassVar[bool] = False  # straight-through kinds: closed pairs pass gradient, so run dense
+    normalised: bool = True  # compatibilities of an element sum to at most 1
+    gradient_through_closed: bool = False  # straight-through kinds: closed pairs pass gradient, so run dense
 
     @abstractmethod
-    def forward(self, type_BVT: Tensor, signature_UT: Tensor, present_BV: Tensor | None) -> Tensor:
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor | Answer:
         """Compatibilities [B, U, V] >= 0 of unit types and unit signatures; 0 closes a pair.
 
-        Where `present_BV` is False the element is masked. The script closes its pairs; a router only needs to look
+        Where `context.present_BV` is False the element is masked. The script closes its pairs; a router only needs to look
         where elements compete with each other.
         """
 
@@ -163,7 +205,7 @@ class Body(Component, ABC):
         return code_UC
 
     @abstractmethod
-    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor:
+    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor | Answer:
         """The elements as each function leaves them, [B, V, D] -> [R, D].
 
         The interpreter pools them with their compatibilities; closed rows are pooled with 0.
@@ -223,6 +265,7 @@ class Batch(NamedTuple):
     targets: dict[str, Tensor]  # task -> [B, ...]
     mask: Tensor | None = None  # [B, N] bool, True = present
     present: dict[str, Tensor] = {}  # task -> [B] bool
+    key: Tensor | None = None  # [B] int64, what the model's noise draws from; the trainer fills it in
 
 
 class Split(Protocol):
@@ -236,7 +279,7 @@ class Split(Protocol):
 
 
 class Data(ABC):
-    """A data set. Built as `cls(config)`, which opens no file: shape and tasks are known where the data are not."""
+    """A data set. Built as `cls(config, build)`, which opens no file: shape and tasks are known where the data are not."""
 
     api: ClassVar[int] = API
     Config: ClassVar[Any] = NoOptions
@@ -249,12 +292,9 @@ class Data(ABC):
         """The parts, "train" and "test". Raises `RunError` naming the files that are expected where they are absent."""
 
 
-BASES: Mapping[str, type] = dict(zip(KINDS, (TypeInference, Router, Body, Linear, Input, Head, Data), strict=True))
-
-
-def with_losses(result: Any) -> tuple[Any, dict[str, Tensor]]:
-    """A component's answer as (result, losses), whichever of the two forms it has."""
-    return result if isinstance(result, tuple) else (result, {})
+BASES: Mapping[str, type] = dict(
+    zip(KINDS, (Embedding, TypeInference, Router, Body, Linear, Input, Head, Data), strict=True)
+)
 
 
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -21,6 +21,7 @@ from typing import Any, dataclass_transform
 import attrs
 
 KINDS = (
+    "embedding",
     "type_inference",
     "router",
     "body",

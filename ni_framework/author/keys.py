@@ -80,4 +80,6 @@ def _shown(value: Any) -> str:
     """A value as JSON and YAML write it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return "a mapping" if isinstance(value, Mapping) else repr(value)
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    return repr(value)

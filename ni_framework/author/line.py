@@ -12,11 +12,14 @@ from ni_framework.author.maps import MAPS, CodedMap
 from ni_framework.author.positions import RelativePositions
 from ni_framework.nn.dense import DensePairs
 
-GAIN = 2.5  # of the gating residual; a constant in the author's code, which its state dict repeats
+GAINS = {"post_attention_gain": 2.5, "post_mlp_gain": 2.5}  # buffers in the author's model, which never change
 
 
 class Line(nn.Module):
     """A line of code, [R, D] -> [R, D] with rows [U, B, V, .]; R's U may be 1 on the way in. Source: the author's `LOCPod`."""
+
+    post_attention_gain: Tensor
+    post_mlp_gain: Tensor
 
     def __init__(self, pod: given.Pod, width: int, grid: int | None) -> None:
         super().__init__()
@@ -35,6 +38,9 @@ class Line(nn.Module):
         self.value_compiler = linear(width)
         self.post_attention_fc = linear(width) if line.use_fc_after_attention else None
         self.pointwise_mlp = nn.ModuleList((linear(width, active=True), linear(width, active=line.trailing_activation)))
+        if line.residual_mode == "gating":  # the others do not read them
+            for name in GAINS:
+                self.register_buffer(name, torch.empty(()))
         self.relative_positional_encoder = None
         if line.relative_positional_encoder:
             assert grid is not None  # refused by read_config
@@ -53,7 +59,7 @@ class Line(nn.Module):
         o_RD = self._attend(self.pre_attention_layernorm(x_RD), prepared, pairs)
         match self.line.residual_mode:
             case "gating":
-                a_RD = (1 - c_R1) * x_RD + GAIN * c_R1 * o_RD
+                a_RD = (1 - c_R1) * x_RD + self.post_attention_gain * c_R1 * o_RD
             case "vanilla":
                 a_RD = x_RD + o_RD
             case _:
@@ -62,7 +68,7 @@ class Line(nn.Module):
         for linear in self.pointwise_mlp:
             f_RD = linear(f_RD, prepared[linear], pairs)
         if self.line.residual_mode == "gating":
-            return (1 - c_R1) * a_RD + GAIN * c_R1**2 * f_RD  # the author multiplies by c twice
+            return (1 - c_R1) * a_RD + self.post_mlp_gain * c_R1**2 * f_RD  # the author multiplies by c twice
         return a_RD + c_R1 * f_RD
 
     def _attend(self, z_RD: Tensor, prepared: dict[Any, Any], pairs: DensePairs) -> Tensor:

@@ -71,7 +71,7 @@ class AuthorModel(nn.Module):
         passages = self.transformer(x_BVD, detail == "trace")
         x_BVD = passages[-1].output_BVD
         logits = {task: self._head(task)(x_BVD[:, place]) for place, task in enumerate(tasks)}
-        return logits if detail is None else Forward(logits, {}, passages)
+        return logits if detail is None else Forward(logits, {}, {}, passages)
 
     def _embed(self, inputs: Tensor) -> Tensor:
         """[B, N, D], patches row by row, each flattened (row, column, channel)."""

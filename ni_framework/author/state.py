@@ -10,6 +10,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from ni_framework.author.line import GAINS
 from ni_framework.errors import CheckpointError
 
 # Allocated by the author's model and read by nobody.
@@ -17,7 +18,7 @@ _UNUSED = re.compile(
     r"pos_embedding|.*\.(quantizer\.codebook|function_output_signatures|post_attention_gain|post_mlp_gain|relative_indices)"
     r"|.*\.function_embeddings_to_output_signatures\..*"
 )
-_COPY = re.compile(r"(transformer\.scripts\.\d+\.)function_pod\.(type_inference\..*)")
+_COPY = re.compile(r"(transformer\.scripts\.\d+\.)function_pod\.(?:(type_inference\..*)|(quantizer\.codebook))")
 
 
 def fill(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -31,7 +32,8 @@ def fill(model: nn.Module, state: Mapping[str, Any]) -> None:
     found: dict[str, Tensor] = {}
     for name, place in wanted.items():
         if name not in state:
-            problems.append(f"{name}: missing; expected shape {list(place.shape)}")
+            if name.rpartition(".")[2] not in GAINS:
+                problems.append(f"{name}: missing; expected shape {list(place.shape)}")
             continue
         tensor = _tensor(state[name])
         if tensor is None or not tensor.is_floating_point():
@@ -42,6 +44,7 @@ def fill(model: nn.Module, state: Mapping[str, Any]) -> None:
         else:
             found[name] = tensor
     problems += _strangers(state, wanted)
+    _add_gains(found, wanted)
     kinds = {tensor.dtype: name for name, tensor in found.items()}
     if len(kinds) > 1:
         said = ", ".join(f"{name} {str(dtype).removeprefix('torch.')}" for dtype, name in kinds.items())
@@ -51,23 +54,37 @@ def fill(model: nn.Module, state: Mapping[str, Any]) -> None:
     model.load_state_dict(found, assign=True)
 
 
+def _add_gains(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Puts in the author's constants where the state leaves them out."""
+    for name in wanted.keys() - found.keys():
+        if value := GAINS.get(name.rpartition(".")[2]):
+            found[name] = torch.tensor(value, dtype=next((tensor.dtype for tensor in found.values()), None))
+
+
 def _strangers(state: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> list[str]:
     """What is wrong with tensors that the model does not read."""
     problems = []
     for name in state:
-        if name in wanted or _UNUSED.fullmatch(str(name)):
+        if name in wanted:
             continue
-        original = _COPY.sub(r"\1\2", str(name))
-        if original not in wanted:
+        original = _original(str(name))
+        if original in wanted:
+            if original in state and not _equal(state[name], state[original]):
+                problems.append(f"{name}: differs from {original}, although both are one tensor")
+        elif not _UNUSED.fullmatch(str(name)):
             problems.append(f"{name}: the model of this config has no such tensor")
-        elif original in state and not _equal(state[name], state[original]):
-            problems.append(f"{name}: differs from {original}, although both are one tensor")
     return problems
+
+
+def _original(name: str) -> str:
+    """The name of the tensor that the author's state lists again under this name."""
+    copy = _COPY.fullmatch(name)
+    return name if copy is None else copy[1] + (copy[2] or f"type_inference.{copy[3]}")
 
 
 def _equal(one: Any, other: Any) -> bool:
     left, right = _tensor(one), _tensor(other)
-    return left is not None and right is not None and torch.equal(left, right)
+    return left is not None and right is not None and torch.equal(left.double(), right.double())
 
 
 def _tensor(value: Any) -> Tensor | None:

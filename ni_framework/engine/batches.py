@@ -17,6 +17,7 @@ def each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         {task: change(target) for task, target in batch.targets.items()},
         None if batch.mask is None else change(batch.mask),
         {task: change(present) for task, present in batch.present.items()},
+        None if batch.key is None else change(batch.key),
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from ni_framework.contracts import Split
 from ni_framework.engine.batches import to, weight_of
 from ni_framework.model.interpreter import Interpreter
+from ni_framework.nn.random import keys
 
 BATCH = 256
 
@@ -22,8 +23,9 @@ def evaluate(model: Interpreter, split: Split, autocast: torch.autocast | None =
     counts: dict[str, torch.Tensor] = {}
     with evaluating(model), torch.no_grad(), autocast or torch.autocast(device.type, enabled=False):
         for start in range(0, len(split), BATCH):
-            batch = to(split.batch(torch.arange(start, min(start + BATCH, len(split))), None), device)
-            logits = model(batch.inputs, batch.mask, tuple(batch.targets))
+            index_B = torch.arange(start, min(start + BATCH, len(split)))
+            batch = to(split.batch(index_B, None)._replace(key=keys(0, index_B)), device)
+            logits = model(batch.inputs, batch.mask, tuple(batch.targets), key=batch.key)
             for task, target in batch.targets.items():
                 weight = weight_of(batch, task)
                 counts[task] = counts.get(task, 0) + weight.sum()

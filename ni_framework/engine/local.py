@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -46,19 +47,22 @@ class LocalEngine:
         counts = {task: weight_of(batch, task).sum().clamp_min(1) for task in batch.targets}
         divided = parts(batch, self.train.accumulate)
         values: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
         for part in divided:
             with self.autocast():
-                forward = self.model(part.inputs, part.mask, tuple(part.targets), detail="trace" if trace else "losses")
+                detail = "trace" if trace else "losses"
+                forward = self.model(part.inputs, part.mask, tuple(part.targets), detail=detail, key=part.key)
             losses = {name: loss / len(divided) for name, loss in forward.losses.items()}
             losses["loss"], metrics = self._answers(forward.logits, part, counts)
             torch.stack(list(losses.values())).sum().backward()
-            for name, value in (metrics | losses).items():
-                values[name] = values.get(name, 0) + value.detach()
+            _add(values, metrics | losses)
+            _add(statistics, forward.statistics)
         if self.train.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
+        self.model.absorb(statistics)
         return Step(values, forward, part)  # pyright: ignore[reportPossiblyUnboundVariable]  a batch has a part
 
     def _answers(
@@ -74,3 +78,8 @@ class LocalEngine:
             for name, value in self.model.head.metrics(answer.detach(), target).items():
                 metrics[name] = metrics.get(name, 0) + (value * share).sum()
         return torch.stack(losses).sum(), metrics
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0) + value.detach()

@@ -22,7 +22,8 @@ class Order:
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
         position_B = torch.arange(step * self.batch, (step + 1) * self.batch)
-        return self.split.batch(self.index(position_B), keys(seed_of(self.seed, "sample"), position_B))
+        batch = self.split.batch(self.index(position_B), keys(seed_of(self.seed, "sample"), position_B))
+        return batch._replace(key=keys(seed_of(self.seed, "model"), position_B))
 
     def index(self, position_B: Tensor) -> Tensor:
         """The samples at these positions, counted from the first step on."""

@@ -18,7 +18,8 @@ from ni_framework.registry.resolve import component
 
 def build_data(recipe: Recipe) -> Data:
     """The recipe's data set, with no file opened yet."""
-    return Builder(recipe)("data", recipe.data)
+    build = Builder(recipe)
+    return build("data", recipe.data, build)
 
 
 def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpreter:
@@ -49,9 +50,18 @@ def _compose(recipe: Recipe, data: Data) -> Interpreter:
     if tuple(input.shape) != tuple(data.shape):
         message = f"takes inputs of shape {list(input.shape)}, but the data ({recipe.data.use}) has {list(data.shape)}"
         raise RecipeError([recipe.problem("model.input", message, "make the two shapes equal")])
-    scripts = [Script(script, recipe.model.width, input.grid, build) for script in recipe.model.program]
+    scripts = [_script(recipe, number, input, build) for number in range(len(recipe.model.program))]
     head: Head = build("head", recipe.model.head, recipe.model.width, data.tasks)
     return Interpreter(input, scripts, head, data.tasks)
+
+
+def _script(recipe: Recipe, number: int, input: Input, build: Builder) -> Script:
+    script = recipe.model.program[number]
+    try:
+        return Script(number, script, recipe.model.width, input.grid, build)
+    except OptionError as error:
+        path = f"model.scripts.{number}" if isinstance(recipe.model.scripts, tuple) else "model"
+        raise RecipeError([recipe.problem(f"{path}.{error.option}", error.message, error.hint)]) from error
 
 
 class Builder:

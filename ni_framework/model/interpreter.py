@@ -18,6 +18,7 @@ class Forward(NamedTuple):
 
     logits: dict[str, Tensor]
     losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]  # by "<script>.<part>.<name>", for `Interpreter.absorb`
     passages: list[Passage]
 
 
@@ -60,7 +61,12 @@ class Interpreter(nn.Module):
 
     @overload
     def forward(
-        self, inputs: Tensor, mask: Tensor | None = None, tasks: Sequence[str] | None = None, detail: None = None
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        tasks: Sequence[str] | None = None,
+        detail: None = None,
+        key: Tensor | None = None,
     ) -> dict[str, Tensor]: ...
 
     @overload
@@ -71,6 +77,7 @@ class Interpreter(nn.Module):
         tasks: Sequence[str] | None = None,
         *,
         detail: Literal["losses", "trace"],
+        key: Tensor | None = None,
     ) -> Forward: ...
 
     def forward(
@@ -79,12 +86,15 @@ class Interpreter(nn.Module):
         mask: Tensor | None = None,
         tasks: Sequence[str] | None = None,
         detail: Literal["losses", "trace"] | None = None,
+        key: Tensor | None = None,
     ) -> dict[str, Tensor] | Forward:
         """Answers of `tasks` (default: all), of which only their CLS elements take part, in that order.
 
         CLS elements see each other, so that with own ones an answer depends on which other tasks are asked for.
         `mask` [B, N] bool over the input's elements, True = present: a masked element influences nothing. With `detail` the
-        auxiliary losses come too, and with "trace" what each iteration did. Raises `UsageError` for a wrong shape or task.
+        auxiliary losses and statistics come too, and with "trace" what each iteration did. Where a component draws noise,
+        it depends on `key` [B] int64; without one, on torch's generator in training and on the place in the batch otherwise.
+        Raises `UsageError` for a wrong shape or task.
         """
         tasks = known_tasks(tasks, self.tasks)
         self._check(inputs, mask)
@@ -99,15 +109,24 @@ class Interpreter(nn.Module):
             multiplicity_V = x_BVD.new_ones(x_BVD.shape[1])
             multiplicity_V[: len(cls_LD)] = multiplicity
         losses: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
         passages = []
-        for script in self.scripts:
-            passage = script(x_BVD, present_BV, multiplicity_V, trace=detail == "trace")
+        for number, script in enumerate(self.scripts):
+            passage = script(x_BVD, present_BV, multiplicity_V, key, trace=detail == "trace")
             x_BVD = passage.output_BVD
             passages.append(passage)
             for name, loss in passage.losses.items():
                 losses[name] = losses.get(name, 0) + loss
+            statistics |= {f"{number}.{name}": value for name, value in passage.statistics.items()}
         logits = self.head(x_BVD[:, : len(cls_LD)], tasks)
-        return logits if detail is None else Forward(logits, losses, passages)
+        return logits if detail is None else Forward(logits, losses, statistics, passages)
+
+    @torch.no_grad()
+    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
+        """Hands a step's statistics, those of its forwards added up, to the components they came from."""
+        for number, script in enumerate(self.scripts):
+            prefix = f"{number}."
+            script.absorb({n.removeprefix(prefix): value for n, value in statistics.items() if n.startswith(prefix)})
 
     def _check(self, inputs: Tensor, mask: Tensor | None) -> None:
         if inputs.shape[1:] != self.input.shape:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ni_framework import recipe as recipes
-from ni_framework.contracts import Build, Sizes, with_losses
+from ni_framework.contracts import Answer, Build, Context, Sizes
+from ni_framework.errors import OptionError
+from ni_framework.model.noise import KeyedNoise, sample_keys
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.kernel import unit
 from ni_framework.nn.packed import PackedPairs
 
+PARTS = ("type_inference", "router", "body")  # those that may answer with losses and statistics
+
 
 class Passage(NamedTuple):
-    """What one forward of a script leaves: its final state, its auxiliary losses, and what it did on the way if traced."""
+    """What one forward of a script leaves, and what it did on the way if traced; temporary elements are left out."""
 
     output_BVD: Tensor
-    losses: dict[str, Tensor]
+    losses: dict[str, Tensor]  # mean over iterations
+    statistics: dict[str, Tensor]  # sums over iterations, by "<part>.<name>"
     compatibility: list[Tensor]  # [B, U, V] of each iteration
     state: list[Tensor]  # [B, V, D] after each iteration
 
@@ -26,79 +33,127 @@ class Passage(NamedTuple):
 class Script(nn.Module):
     """Type inference, router and interpreter, repeated `iterations` times: [B, V, D] -> [B, V, D].
 
-        x_i <- x_i + sum_u c_ui (y_ui - x_i)      pooling "delta", the default
-        x_i <- sum_u c_ui y_ui                    pooling "sum", the author's code
+        x_i <- x_i + sum_u c_ui (y_ui - x_i)                      pooling "delta", the default
+        x_i <- (1 - m_i) x_i + m_i sum_u c_ui y_ui                pooling "gating", m_i the mean of c_ui over functions
+        x_i <- sum_u c_ui y_ui                                    pooling "sum", the author's code
 
-    Both are equal where some function is open (up to the eps in c); where none is, delta leaves the element as it is and
-    sum makes it zero for ever. Source: Neural Interpreters, section 3.2.
+    Delta and sum are equal where some function is open (up to the eps in c); where none is, delta leaves the element as it
+    is and sum makes it zero for ever. Source: Neural Interpreters, section 3.2; gating: the author's code.
 
     The loop stands in `forward`, and nothing above calls an iteration: sharded training gathers the weights once per
     script, whatever the number of iterations, which can be changed at any time.
+
+    Raises `OptionError` for a router whose closed pairs pass gradient, which packed execution would lose.
     """
 
-    def __init__(self, script: recipes.Script, width: int, grid: tuple[int, int] | None, build: Build) -> None:
+    def __init__(
+        self, number: int, script: recipes.Script, width: int, grid: tuple[int, int] | None, build: Build
+    ) -> None:
         super().__init__()
         sizes = Sizes(width, script.functions, script.code, script.type, grid)
+        self.number = number  # of the program; noise depends on it
         self.iterations = script.iterations
         self.pooling = script.pooling
-        self.signature = nn.Parameter(torch.empty(script.functions, script.type), script.signatures == "learned")
-        self.code = nn.Parameter(torch.empty(script.functions, script.code))
+        self.embedding = build("embedding", script.embedding, sizes, build)
         self.type_inference = build("type_inference", script.type_inference, sizes, build)
         self.router = build("router", script.router, sizes, build)
         self.body = build("body", script.body, sizes, build)
+        self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
         self.layout = PackedPairs if script.execution == "packed" else DensePairs
+        if script.execution == "packed" and self.router.gradient_through_closed:
+            message = (
+                f"router `{script.router.use}` passes gradient through closed pairs, which packed execution leaves out"
+            )
+            raise OptionError("execution", message, "use `execution: dense`")
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Signatures in all directions alike, codes normal."""
-        nn.init.normal_(self.signature)
-        nn.init.normal_(self.code)
+        """Temporary elements start like CLS elements, each in a direction of its own."""
+        if self.temporary is not None:
+            nn.init.normal_(self.temporary)
 
     def forward(
-        self, x_BVD: Tensor, present_BV: Tensor | None = None, multiplicity_V: Tensor | None = None, trace: bool = False
+        self,
+        x_BVD: Tensor,
+        present_BV: Tensor | None = None,
+        multiplicity_V: Tensor | None = None,
+        key_B: Tensor | None = None,
+        trace: bool = False,
     ) -> Passage:
         """Runs all iterations. Elements where `present_BV` is False are masked: no function takes them, nobody sees them.
 
-        `multiplicity_V` says how many equal elements each element stands for.
+        `multiplicity_V` says how many equal elements each element stands for. Noise draws from `key_B`; without it, keys come
+        from torch's generator in training and from the place in the batch otherwise.
         """
-        signature_UT = unit(self.signature.to(torch.promote_types(self.signature.dtype, torch.float32)))
-        prepared = self.body.prepare(self.code, x_BVD.shape[1])
-        passage = Passage(x_BVD, {}, [], [])
-        losses: dict[str, list[Tensor]] = {}
-        for _ in range(self.iterations):
-            (compatibility_BUV, found) = self._route(x_BVD, signature_UT, present_BV)
+        if key_B is None:
+            key_B = sample_keys(len(x_BVD), x_BVD.device, self.training)
+        lead = 0
+        if self.temporary is not None:  # in front, since the last elements are the ones that lie on a grid
+            lead = len(self.temporary)
+            x_BVD = torch.cat([self.temporary.to(x_BVD.dtype).expand(len(x_BVD), -1, -1), x_BVD], dim=1)
+            present_BV = None if present_BV is None else F.pad(present_BV, (lead, 0), value=True)
+            multiplicity_V = None if multiplicity_V is None else F.pad(multiplicity_V, (lead, 0), value=1)
+        signature_UT, code_UC = self.embedding()
+        signature_UT = unit(signature_UT.to(torch.promote_types(signature_UT.dtype, torch.float32)))
+        prepared = self.body.prepare(code_UC, x_BVD.shape[1])
+        told = _Told()
+        compatibilities, states = [], []
+        for iteration in range(self.iterations):
+            context = Context(iteration, present_BV, KeyedNoise(key_B, self.number, iteration))
+            compatibility_BUV = self._route(x_BVD, signature_UT, context, told)
             pairs = self.layout(compatibility_BUV, multiplicity_V)
-            y_RD, of_body = with_losses(self.body(x_BVD, prepared, pairs))
-            pooled_BVD = pairs.pool(y_RD)
-            if self.pooling == "delta":
-                # (1 - sum_u c_ui) x_i + sum_u c_ui y_ui, which forms no difference per function.
-                pooled_BVD = torch.addcmul(pooled_BVD, 1 - compatibility_BUV.sum(dim=1).unsqueeze(-1), x_BVD)
-            x_BVD = pooled_BVD
-            for name, loss in _together(found, of_body).items():
-                losses.setdefault(name, []).append(loss)
+            y_RD = told.by("body", self.body(x_BVD, prepared, pairs))
+            x_BVD = self._pool(x_BVD, pairs.pool(y_RD), compatibility_BUV)
             if trace:
-                passage.compatibility.append(compatibility_BUV)
-                passage.state.append(x_BVD)
-        means = {name: torch.stack(values).mean() for name, values in losses.items()}
-        return passage._replace(output_BVD=x_BVD, losses=means)
+                compatibilities.append(compatibility_BUV[..., lead:])
+                states.append(x_BVD[:, lead:])
+        losses = {name: total / self.iterations for name, total in told.losses.items()}
+        return Passage(x_BVD[:, lead:], losses, told.statistics, compatibilities, states)
 
-    def _route(
-        self, x_BVD: Tensor, signature_UT: Tensor, present_BV: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
+        """Hands statistics to the parts they came from; their names are those of a passage."""
+        for part in PARTS:
+            own = {
+                name.removeprefix(f"{part}."): value
+                for name, value in statistics.items()
+                if name.startswith(f"{part}.")
+            }
+            if own:
+                getattr(self, part).absorb(own)
+
+    def _route(self, x_BVD: Tensor, signature_UT: Tensor, context: Context, told: _Told) -> Tensor:
         """Compatibilities [B, U, V], in full precision: which pairs are open must not hang on a rounding."""
-        type_BVT, of_types = with_losses(self.type_inference(x_BVD))
+        type_BVT = told.by("type_inference", self.type_inference(x_BVD))
         with torch.autocast(x_BVD.device.type, enabled=False):
             type_BVT = unit(type_BVT.to(signature_UT.dtype))
-            compatibility_BUV, of_router = with_losses(self.router(type_BVT, signature_UT, present_BV))
-            if present_BV is not None:
-                compatibility_BUV = torch.where(present_BV.unsqueeze(1), compatibility_BUV, 0)
-        return compatibility_BUV, _together(of_types, of_router)
+            compatibility_BUV = told.by("router", self.router(type_BVT, signature_UT, context))
+            if context.present_BV is not None:
+                compatibility_BUV = torch.where(context.present_BV.unsqueeze(1), compatibility_BUV, 0)
+        return compatibility_BUV
+
+    def _pool(self, x_BVD: Tensor, sum_BVD: Tensor, compatibility_BUV: Tensor) -> Tensor:
+        """The state after an iteration from the state before it and sum_u c_ui y_ui."""
+        if self.pooling == "sum":
+            return sum_BVD
+        if self.pooling == "gating":
+            return x_BVD.lerp(sum_BVD, compatibility_BUV.mean(dim=1).unsqueeze(-1).to(x_BVD.dtype))
+        # (1 - sum_u c_ui) x_i + sum_u c_ui y_ui, which forms no difference per function.
+        return torch.addcmul(sum_BVD, 1 - compatibility_BUV.sum(dim=1).unsqueeze(-1), x_BVD)
 
 
-def _together(*parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Losses by name; those of the same name are added, so that none is lost."""
-    losses: dict[str, Tensor] = {}
-    for part in parts:
-        for name, loss in part.items():
-            losses[name] = losses.get(name, 0) + loss
-    return losses
+class _Told:
+    """Sums of what components tell beside their results: losses by name, statistics by part and name."""
+
+    def __init__(self) -> None:
+        self.losses: dict[str, Tensor] = {}
+        self.statistics: dict[str, Tensor] = {}
+
+    def by(self, part: str, value: object) -> Tensor:
+        """The result in a component's answer; the rest is kept."""
+        answer = Answer.of(value)
+        for name, loss in answer.losses.items():
+            self.losses[name] = self.losses.get(name, 0) + loss
+        for name, statistic in answer.statistics.items():
+            name = f"{part}.{name}"
+            self.statistics[name] = self.statistics.get(name, 0) + statistic.detach()
+        return answer.result

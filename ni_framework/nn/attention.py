@@ -35,4 +35,7 @@ def modulated_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor,
     if position is not None:
         bias = bias + position * scale
     logits = (query * scale) @ key.transpose(-1, -2)
-    return torch.softmax(logits.add_(bias), dim=-1) @ value
+    # Functions that read the same with unmodulated maps share their logits, and differ by the bias alone.
+    shared = torch.broadcast_shapes(logits.shape, bias.shape) != logits.shape
+    logits = logits + bias if shared else logits.add_(bias)
+    return torch.softmax(logits, dim=-1) @ value

@@ -21,13 +21,17 @@ class Script:
     functions: int = option(help="number of functions, U", ge=1)
     code: int = option(help="width of a function's code, C", ge=1)
     type: int = option(help="width of type space, T", ge=1)
+    embedding: Choice = component(
+        "embedding", default="separate", help="what signatures and codes, which tell functions apart, are made from"
+    )
     type_inference: Choice = component("type_inference", default="mlp", help="how an element's type is inferred")
     router: Choice = component("router", default="kernel", help="how types and signatures become compatibilities")
     body: Choice = component("body", default="lines_of_code", help="what a function does with the elements it takes")
-    signatures: Literal["learned", "frozen"] = option(default="learned", help="whether signatures move in training")
-    pooling: Literal["delta", "sum"] = option(
+    temporary: int = option(default=0, help="extra learned elements that take part in the script and end with it", ge=0)
+    pooling: Literal["delta", "gating", "sum"] = option(
         default="delta",
-        help="delta: an element that no function takes keeps its state; sum: it becomes zero, as in the author's code",
+        help="delta: an element that no function takes keeps its state; gating: as delta, but the more closed, the more it "
+        "keeps; sum: it becomes zero, as in the author's code",
     )
     execution: Literal["dense", "packed"] = option(
         default="dense",

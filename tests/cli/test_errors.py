@@ -42,7 +42,8 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         ("check", "small.yaml", "model.router=kernl"),
         3,
         "override 'model.router=kernl': error: model.router: there is no router `kernl`\n    model.router=kernl\n"
-        "                 ^\n  help: did you mean `kernel`? installed are: kernel\n",
+        "                 ^\n  help: did you mean `kernel`? installed are: always_open, function_dropout, gumbel_kernel, kernel, "
+        "quantised, stochastic_kernel, straight_through_kernel, unnormalised_kernel\n",
     ),
     "patch does not divide": (
         ("check", "small.yaml", "model.input.patch=3"),

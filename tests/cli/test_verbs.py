@@ -65,14 +65,14 @@ def test_show_recipe_is_a_recipe(ni: Ni, small: Path) -> None:
     """What `show` prints above its table is the recipe, complete."""
     shown = ni("show", "small.yaml", "train.steps=7")
     assert shown.code == 0
-    assert "scripts.0.code" in shown.out
+    assert "scripts.0.embedding.code" in shown.out
     complete = shown.out.partition("\n# ")[0]
     assert "steps: 7" in complete
     assert "clip: 1.0" in complete
     (small / "complete.yaml").write_text(complete)
     again = ni("show", "complete.yaml", "--json").json
     assert again["recipe"].strip() == complete.strip()
-    assert {"name": "scripts.0.code", "shape": [3, 5]} in again["parameters"]
+    assert {"name": "scripts.0.embedding.code", "shape": [3, 5]} in again["parameters"]
 
 
 def test_show_component(ni: Ni) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ni_framework import recipe as recipes
-from ni_framework.contracts import with_losses
+from ni_framework.contracts import Answer
 from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.registry.resolve import config_of
@@ -44,7 +44,7 @@ class Lossy(nn.Module):
 
     def forward(self, *arguments: Any) -> Any:
         self.calls += 1
-        return self.inner(*arguments), {self.name: torch.tensor(float(self.calls))}
+        return Answer(self.inner(*arguments), {self.name: torch.tensor(float(self.calls))})
 
 
 def with_parts(**names: str) -> Interpreter:
@@ -79,5 +79,5 @@ def test_without_losses() -> None:
 
 def test_both_forms_of_an_answer() -> None:
     loss = {"a": torch.tensor(1.0)}
-    assert with_losses(torch.tensor(2.0)) == (torch.tensor(2.0), {})
-    assert with_losses((torch.tensor(2.0), loss)) == (torch.tensor(2.0), loss)
+    assert Answer.of(torch.tensor(2.0)) == Answer(torch.tensor(2.0), {}, {})
+    assert Answer.of(Answer(torch.tensor(2.0), loss)) == (torch.tensor(2.0), loss, {})

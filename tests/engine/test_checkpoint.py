@@ -109,10 +109,10 @@ def test_weights_of_another_model(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(checkpoint, ["model.code=6"])
     assert str(caught.value) == (
-        f"{checkpoint}: does not fit the model: it has scripts.0.code of shape [3, 5], the model [3, 6] (and 6 more); "
+        f"{checkpoint}: does not fit the model: it has scripts.0.embedding.code of shape [3, 5], the model [3, 6] (and 6 more); "
         "use a recipe with the same model as the checkpoint's"
     )
-    with pytest.raises(CheckpointError, match=r"it lacks scripts\.1\.signature \(and \d+ more\)"):
+    with pytest.raises(CheckpointError, match=r"it lacks scripts\.1\.embedding\.signature \(and \d+ more\)"):
         load_checkpoint(checkpoint, ["model.scripts=2"])
 
 

@@ -34,8 +34,8 @@ def test_only_matrices_decay(tmp_path: Path) -> None:
         "head.cls",
         "head.maps.0.0.weight",  # of a LayerNorm
         "input.positions.table",
-        "scripts.0.code",
-        "scripts.0.signature",
+        "scripts.0.embedding.code",
+        "scripts.0.embedding.signature",
         "scripts.0.router.log_bandwidth",
         "scripts.0.body.lines.0.positions.table_row",
         "scripts.0.body.lines.0.maps.value.bias",
@@ -44,12 +44,16 @@ def test_only_matrices_decay(tmp_path: Path) -> None:
 
 def test_frozen_parameters_are_in_no_group(tmp_path: Path) -> None:
     """Signatures that the recipe freezes never reach the optimizer."""
-    model = build_model(small_recipe(tmp_path, "model.signatures=frozen", "model.router.learn_bandwidth=false"))
+    model = build_model(
+        small_recipe(
+            tmp_path, "model.embedding={use: separate, signatures: frozen}", "model.router.learn_bandwidth=false"
+        )
+    )
     held = {id(parameter) for group in adamw(model, Optimizer()).param_groups for parameter in group["params"]}
     parameters = dict(model.named_parameters())
-    assert id(parameters["scripts.0.signature"]) not in held
+    assert id(parameters["scripts.0.embedding.signature"]) not in held
     assert id(parameters["scripts.0.router.log_bandwidth"]) not in held
-    assert id(parameters["scripts.0.code"]) in held
+    assert id(parameters["scripts.0.embedding.code"]) in held
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 0.1), (37, 0.3), (250, 0.02)])

@@ -36,10 +36,10 @@ def test_all_pairs_closed_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_sparse_routing_is_loud_and_healthy_routing_is_silent(tmp_path: Path) -> None:
-    """A truncation of 0.6 leaves nearly all elements without a function."""
+    """A truncation of 0.3 leaves nearly all elements without a function."""
     sparse, healthy = Listener(), Listener()
     train(
-        small_recipe(tmp_path, "model.router.truncation=0.6", "train.steps=1"), tmp_path / "sparse", listeners=[sparse]
+        small_recipe(tmp_path, "model.router.truncation=0.3", "train.steps=1"), tmp_path / "sparse", listeners=[sparse]
     )
     train(small_recipe(tmp_path, "train.steps=1"), tmp_path / "healthy", listeners=[healthy])
     assert any(

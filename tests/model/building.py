@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ni_framework import recipe as recipes
+from ni_framework.contracts import Context
 from ni_framework.model import compose
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.script import Script
@@ -145,10 +146,11 @@ class FixedRouter(nn.Module):
 
     def __init__(self, opened_BUV: Tensor, seed: int = 0) -> None:
         super().__init__()
+        self.gradient_through_closed = False
         weight = torch.rand(opened_BUV.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
         self.weight_BUV = nn.Parameter(weight)
         self.opened_BUV = opened_BUV
 
-    def forward(self, type_BVT: Tensor, signature_UT: Tensor, present_BV: Tensor | None) -> Tensor:
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
         weight_BUV = torch.where(self.opened_BUV, self.weight_BUV, 0)
         return weight_BUV / (1e-6 + weight_BUV.sum(dim=1, keepdim=True))

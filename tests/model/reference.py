@@ -57,9 +57,33 @@ def unit(x: Tensor) -> Tensor:
     return x / (x * x).sum().sqrt()
 
 
-def modlin(x: Tensor, code: Tensor, state: State) -> Tensor:
-    y = state["weight"] @ (x * normed(state["code_weight"] @ code))
-    return y + state["bias"] if "bias" in state else y
+def mlp(x: Tensor, state: State, layers: Sequence[int]) -> Tensor:
+    """Linear maps at these places of a `Sequential`, GELU between them."""
+    for layer in layers:
+        x = linear(x, part(state, str(layer)))
+        x = gelu(x) if layer < layers[-1] else x
+    return x
+
+
+def coded_map(kind: str, x: Tensor, code: Tensor, state: State) -> Tensor:
+    """The linear map `kind` under a code."""
+    weight, bias = state["weight"], state.get("bias", x.new_zeros(()))
+    if kind == "modlin":
+        return weight @ (x * normed(state["code_weight"] @ code)) + bias
+    if kind == "gated":
+        return (weight @ x + bias) * (state["gate_weight"] @ code + state["gate_bias"])
+    if kind == "hyper":
+        made = part(state, "generator")
+        own = made["3.weight"] @ gelu(linear(layer_norm(code, part(made, "0")), part(made, "1"))) * state["mixing"]
+        weight = weight + own[: weight.numel()].reshape(weight.shape)
+        bias = bias + (own[weight.numel() :] if "bias" in state else 0)
+    return weight @ x + bias
+
+
+def entities(given: Tensor, state: State) -> list[Tensor]:
+    """One element for each entity."""
+    made = [linear(x, part(state, "embedding")) for x in given]
+    return [x + state["positions.table"][n] for n, x in enumerate(made)] if "positions.table" in state else made
 
 
 def patches(image: Tensor, recipe: Recipe, state: State) -> list[Tensor]:
@@ -94,98 +118,156 @@ def axis(step: int, code: Tensor, head: int, mixing: str, state: State, name: st
 class LineOfCode:
     """One line of code of one function."""
 
-    def __init__(self, options: object, code: Tensor, state: State, places: Sequence[tuple[int, int] | None]) -> None:
+    def __init__(self, script: Script, code: Tensor, state: State, places: Sequence[tuple[int, int] | None]) -> None:
+        options = script.body.options
+        self.through_closed = script.router.use == "straight_through_kernel"
         self.heads, self.key, self.mixing = (getattr(options, name) for name in ("heads", "key", "positions"))
+        self.residual, self.map = (getattr(options, name) for name in ("residual", "linear"))
         self.code, self.state, self.places = code, state, places
         self.relative = [
             [[self._relative(head, one, other) for other in places] for one in places] for head in range(self.heads)
         ]
 
     def _relative(self, head: int, one: tuple[int, int] | None, other: tuple[int, int] | None) -> Tensor:
-        if self.mixing == "none" or one is None or other is None:
+        if self.mixing in ("none", "absolute") or one is None or other is None:
             return self.code.new_zeros(())
         state = part(self.state, "positions")
         along_row = axis(other[1] - one[1], self.code, head, self.mixing, state, "row")
         return along_row + axis(other[0] - one[0], self.code, head, self.mixing, state, "column")
 
     def mod(self, name: str, x: Tensor) -> Tensor:
-        return modlin(x, self.code, part(self.state, f"maps.{name}"))
+        return coded_map(self.map.use, x, self.code, part(self.state, f"maps.{name}"))
 
-    def __call__(self, x: list[Tensor], c: list[Tensor]) -> list[Tensor]:
-        z = [layer_norm(x_i, part(self.state, "attention_norm")) for x_i in x]
+    def __call__(self, x: list[Tensor], c: list[Tensor], places: list[Tensor | int]) -> list[Tensor]:
+        z = [layer_norm(x_i + p_i, part(self.state, "attention_norm")) for x_i, p_i in zip(x, places, strict=True)]
         q, k, v = ([self.mod(name, z_i) for z_i in z] for name in ("query", "key", "value"))
         y = []
         for i in range(len(x)):
             seen = torch.cat([self._attend(head, i, q, k, v, c) for head in range(self.heads)])
-            a = x[i] + c[i] * self.mod("out", seen)
-            hidden = gelu(self.mod("mlp_in", layer_norm(a, part(self.state, "mlp_norm"))))
-            y.append(a + c[i] * self.mod("mlp_out", hidden))
+            o = self.mod("out", seen)
+            a = {
+                "modulated": x[i] + c[i] * o,
+                "gating": (1 - c[i]) * x[i] + 2.5 * c[i] * o,
+                "vanilla": x[i] + o,
+            }[self.residual]
+            f = self.mod("mlp_out", gelu(self.mod("mlp_in", layer_norm(a, part(self.state, "mlp_norm")))))
+            y.append((1 - c[i]) * a + 2.5 * c[i] * c[i] * f if self.residual == "gating" else a + c[i] * f)
         return y
 
     def _attend(self, head: int, i: int, q: list[Tensor], k: list[Tensor], v: list[Tensor], c: list[Tensor]) -> Tensor:
         keys = slice(head * self.key, (head + 1) * self.key)
         width = len(v[0]) // self.heads
         values = slice(head * width, (head + 1) * width)
-        if c[i] == 0:
+        if c[i] == 0 and not self.through_closed:
             return torch.zeros_like(v[i][values])
         logits = [(q[i][keys] @ k[j][keys] + self.relative[head][i][j]) / math.sqrt(self.key) for j in range(len(k))]
         exponentials = [torch.exp(logit) for logit in logits]
         a = [e / torch.stack(exponentials).sum() for e in exponentials]
         modulated = [c[i] * c[j] * a[j] for j in range(len(k))]
+        if (
+            self.through_closed
+        ):  # c_i cancels, so that a closed element asks as an open one would; closed ones answer nothing
+            modulated = [c_j * a_j if c_j > 0 else 0 * a_j for c_j, a_j in zip(c, a, strict=True)]
         total = torch.stack(modulated).sum()
+        if total == 0:  # nobody answers: all alike, and finite
+            modulated, total = [total + 1] * len(k), total + len(k)
         return torch.stack([modulated[j] / total * v[j][values] for j in range(len(k))]).sum(dim=0)
 
 
 def infer_type(x: Tensor, depth: int, state: State) -> Tensor:
-    x = layer_norm(x, part(state, "layers.0"))
-    for layer in range(depth):
-        x = linear(x, part(state, f"layers.{1 + 2 * layer}"))
-        x = gelu(x) if layer < depth - 1 else x
-    return unit(x)
+    return unit(mlp(layer_norm(x, part(state, "layers.0")), part(state, "layers"), range(1, 2 * depth, 2)))
+
+
+def embedding(script: Script, state: State) -> tuple[list[Tensor], list[Tensor]]:
+    """Signatures, of length one, and codes."""
+    if script.embedding.use == "consolidated":
+        layers = range(0, 2 * script.embedding.options.depth, 2)
+        made = [[mlp(x, part(state, f"to_{what}"), layers) for x in state["table"]] for what in ("signature", "code")]
+        return [unit(s) for s in made[0]], [normed(c) for c in made[1]]
+    return [unit(s) for s in state["signature"]], list(state["code"])
+
+
+def quantise(t: Tensor, entries: Tensor) -> Tensor:
+    """The nearest entry, with the gradient of t."""
+    nearest = max(range(len(entries)), key=lambda k: float((entries[k] @ t).detach()))
+    return t + (entries[nearest] - t).detach()
+
+
+def route(use: str, options: object, state: State, types: list[Tensor], signatures: list[Tensor]) -> list[list[Tensor]]:
+    """Compatibilities [function][element]; of routers that draw, what they are in evaluation."""
+    if use == "quantised":
+        what, entries = options.what, state["codebook.entry"]  # pyright: ignore[reportAttributeAccessIssue]
+        types = types if what == "signatures" else [quantise(t, entries) for t in types]
+        signatures = signatures if what == "types" else [quantise(s, entries) for s in signatures]
+    if use in ("quantised", "function_dropout"):
+        inner = options.inner  # pyright: ignore[reportAttributeAccessIssue]
+        c = route(inner.use, inner.options, part(state, "inner"), types, signatures)
+        keep = getattr(options, "keep", 1)
+        return [[keep * c_ui for c_ui in row] for row in c]
+    tau, sigma = options.truncation, torch.exp(state["log_bandwidth"])  # pyright: ignore[reportAttributeAccessIssue]
+    distance = [[1 - (s * t).sum() for t in types] for s in signatures]
+    soft = [[torch.exp(-d / sigma) for d in row] for row in distance]
+    hard = [[k if d < tau else 0 * k for k, d in zip(*rows, strict=True)] for rows in zip(soft, distance, strict=True)]
+    if getattr(options, "evaluation", "mean") == "threshold":
+        hard = [[k if k > 0.5 else 0 * k for k in row] for row in hard]
+    if use == "unnormalised_kernel":
+        return hard
+    if use == "straight_through_kernel":
+        pairs = zip(normalise(hard), normalise(soft), strict=True)
+        return [[s + (h - s).detach() for h, s in zip(*rows, strict=True)] for rows in pairs]
+    return normalise(hard)
+
+
+def normalise(kernel: list[list[Tensor]]) -> list[list[Tensor]]:
+    return [[k / (EPS + torch.stack([row[i] for row in kernel]).sum()) for i, k in enumerate(row)] for row in kernel]
+
+
+def pool(pooling: str, x: Tensor, c: list[Tensor], y: list[Tensor]) -> Tensor:
+    """One element's next state from its state, its compatibilities and what each function made of it."""
+    total = torch.stack([c_u * y_u for c_u, y_u in zip(c, y, strict=True)]).sum(dim=0)
+    if pooling == "delta":
+        return x + torch.stack([c_u * (y_u - x) for c_u, y_u in zip(c, y, strict=True)]).sum(dim=0)
+    if pooling == "gating":
+        mean = torch.stack(c).sum() / len(c)
+        return (1 - mean) * x + mean * total
+    return total
 
 
 def run_script(
-    script: Script, x: list[Tensor], places: Sequence[tuple[int, int] | None], state: State
+    script: Script, x: list[Tensor], places: Sequence[tuple[int, int] | None], columns: int, state: State
 ) -> tuple[list[Tensor], list[list[list[Tensor]]]]:
     """The elements after all iterations, and compatibilities [iteration][function][element]."""
-    signatures, codes = [unit(s) for s in state["signature"]], list(state["code"])
-    options = script.body.options
+    signatures, codes = embedding(script, part(state, "embedding"))
+    options, temporary = script.body.options, list(state.get("temporary", []))
+    x, places = temporary + x, [None] * len(temporary) + list(places)
+    table = state.get("body.positions.table", [])
+    added = [0 if place is None or not len(table) else table[place[0] * columns + place[1]] for place in places]
     lines = [
-        [LineOfCode(options, code, part(state, f"body.lines.{number}"), places) for number in range(options.lines)]
+        [LineOfCode(script, code, part(state, f"body.lines.{number}"), places) for number in range(options.lines)]
         for code in codes
     ]
-    sigma, trace = torch.exp(state["router.log_bandwidth"]), []
+    trace = []
     for _ in range(script.iterations):
         types = [infer_type(x_i, script.type_inference.options.depth, part(state, "type_inference")) for x_i in x]
-        kernel = []
-        for s in signatures:
-            distances = [1 - (s * t).sum() for t in types]
-            kernel.append([torch.exp(-d / sigma) if d < script.router.options.truncation else d * 0 for d in distances])
-        c = [[k / (EPS + torch.stack([row[i] for row in kernel]).sum()) for i, k in enumerate(row)] for row in kernel]
+        c = route(script.router.use, script.router.options, part(state, "router"), types, signatures)
         y = []
         for u in range(len(signatures)):
             stream = x
             for line in lines[u]:
-                stream = line(stream, c[u])
+                stream = line(stream, c[u], added)
             y.append(stream)
-        functions = range(len(signatures))
-        if script.pooling == "delta":
-            x = [
-                x_i + torch.stack([c[u][i] * (y[u][i] - x_i) for u in functions]).sum(dim=0) for i, x_i in enumerate(x)
-            ]
-        else:
-            x = [torch.stack([c[u][i] * y[u][i] for u in functions]).sum(dim=0) for i in range(len(x))]
-        trace.append(c)
-    return x, trace
+        x = [pool(script.pooling, x_i, [row[i] for row in c], [row[i] for row in y]) for i, x_i in enumerate(x)]
+        trace.append([row[len(temporary) :] for row in c])
+    return x[len(temporary) :], trace
 
 
 def run(recipe: Recipe, state: State, inputs: Tensor, tasks: Mapping[str, int], mask: Tensor | None = None) -> Answer:
     """The whole model on a batch, sample by sample."""
-    head, side = recipe.model.head.options, recipe.model.input.options.patch
-    columns = inputs.shape[-1] // side
-    program = recipe.model.program
-    num_cls, num_patches = len(tasks), columns * (inputs.shape[-2] // side)
-    size, width = num_cls + num_patches, recipe.model.width
+    head, given, program = recipe.model.head.options, recipe.model.input, recipe.model.program
+    columns = inputs.shape[-1] // given.options.patch if given.use == "patches" else 1
+    num_input = columns * (inputs.shape[-2] // given.options.patch) if given.use == "patches" else inputs.shape[1]
+    num_cls = len(tasks)
+    size, width = num_cls + num_input, recipe.model.width
     outputs = [inputs.new_full((len(inputs), size, width), math.nan) for _ in program]
     compatibility = [
         [inputs.new_full((len(inputs), script.functions, size), math.nan) for _ in range(script.iterations)]
@@ -194,13 +276,14 @@ def run(recipe: Recipe, state: State, inputs: Tensor, tasks: Mapping[str, int], 
     logits: dict[str, list[Tensor]] = {task: [] for task in tasks}
     for b in range(len(inputs)):
         cls = [state["head.cls"][0 if head.shared_cls else number] for number in range(num_cls)]
-        images = patches(inputs[b], recipe, part(state, "input"))
-        present = [n for n in range(num_patches) if mask is None or bool(mask[b, n])]
-        x = cls + [images[n] for n in present]
+        of_input = part(state, "input")
+        made = patches(inputs[b], recipe, of_input) if given.use == "patches" else entities(inputs[b], of_input)
+        present = [n for n in range(num_input) if mask is None or bool(mask[b, n])]
+        x = cls + [made[n] for n in present]
         places = [None] * num_cls + [(n // columns, n % columns) for n in present]
         seats = [*range(num_cls), *(num_cls + n for n in present)]
         for number, script in enumerate(program):
-            x, trace = run_script(script, x, places, part(state, f"scripts.{number}"))
+            x, trace = run_script(script, x, places, columns, part(state, f"scripts.{number}"))
             for seat, x_i in zip(seats, x, strict=True):
                 outputs[number][b, seat] = x_i.detach()
             for iteration, c in enumerate(trace):

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from ni_standard.inputs import Patches
-from ni_standard.routers import Kernel
+from ni_standard.kernels import Kernel
 
 from ni_framework.errors import NIError, PluginError, RecipeError, UsageError
 from ni_framework.model.compose import build_model

@@ -42,8 +42,8 @@ def test_order_of_functions_does_not_matter(order: list[int], layout: str, pooli
     before = trace(model, inputs)
     with torch.no_grad():
         script = script_of(model)
-        script.signature.copy_(script.signature[order])
-        script.code.copy_(script.code[order])
+        script.embedding.signature.copy_(script.embedding.signature[order])
+        script.embedding.code.copy_(script.embedding.code[order])
     after = trace(model, inputs)
     for one, other in zip(before.compatibility[0], after.compatibility[0], strict=True):
         torch.testing.assert_close(one[:, order], other, rtol=1e-10, atol=1e-12)
@@ -143,4 +143,4 @@ def test_bf16_autocast(layout: str, mixing: str) -> None:
         torch.testing.assert_close(logits.float(), exact.logits[task], rtol=0.1, atol=0.1)
     found = gradients(model, weighted_sum({task: logits.float() for task, logits in forward.logits.items()}))
     assert all(bool(gradient.isfinite().all()) for gradient in found.values())
-    assert found["scripts.0.code"].any()
+    assert found["scripts.0.embedding.code"].any()

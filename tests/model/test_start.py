@@ -23,7 +23,7 @@ def values(*overrides: str) -> dict[str, torch.Tensor]:
 def test_seed_decides() -> None:
     one, same, other = values(), values(), values("seed=1")
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["scripts.0.code"], other["scripts.0.code"])
+    assert not torch.equal(one["scripts.0.embedding.code"], other["scripts.0.embedding.code"])
     assert not torch.equal(one["head.cls"], other["head.cls"])
 
 
@@ -37,7 +37,7 @@ def test_what_else_the_recipe_says_does_not(override: str) -> None:
 
 def test_scripts_start_differently() -> None:
     found = values("model.scripts=2")
-    assert not torch.equal(found["scripts.0.code"], found["scripts.1.code"])
+    assert not torch.equal(found["scripts.0.embedding.code"], found["scripts.1.embedding.code"])
 
 
 @pytest.mark.parametrize("bandwidth", [0.3, 1.0, 2.5])
@@ -57,8 +57,8 @@ def test_spread_of_the_values() -> None:
         "model.body.hidden=70",
     )
     for name, deviation in {
-        "scripts.0.signature": 1.0,
-        "scripts.0.code": 1.0,
+        "scripts.0.embedding.signature": 1.0,
+        "scripts.0.embedding.code": 1.0,
         "input.positions.table": 0.02,
         "scripts.0.body.lines.0.maps.query.weight": 1 / math.sqrt(3 * 60),
         "scripts.0.body.lines.0.maps.query.code_weight": 1 / math.sqrt(3 * 50),
@@ -76,9 +76,9 @@ def test_spread_of_the_values() -> None:
 
 def test_what_is_trained() -> None:
     assert all(parameter.requires_grad for parameter in made().parameters())
-    model = made("model.signatures=frozen", "model.router.learn_bandwidth=false")
+    model = made("model.embedding={use: separate, signatures: frozen}", "model.router.learn_bandwidth=false")
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {"scripts.0.signature", "scripts.0.router.log_bandwidth"}
+    assert frozen == {"scripts.0.embedding.signature", "scripts.0.router.log_bandwidth"}
 
 
 def test_sizes_of_the_parameters() -> None:

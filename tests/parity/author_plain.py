@@ -188,7 +188,7 @@ def _line(
     if line.get("use_fc_after_attention", False):
         o = mapped("post_attention_fc", o)
     if mode == "gating":
-        a_ = [(1 - c[i]) * x[i] + 2.5 * c[i] * o[i] for i in range(len(x))]
+        a_ = [(1 - c[i]) * x[i] + state[f"{name}post_attention_gain"] * c[i] * o[i] for i in range(len(x))]
     elif mode == "vanilla":
         a_ = [x[i] + o[i] for i in range(len(x))]
     else:
@@ -196,7 +196,7 @@ def _line(
     f = mapped("pointwise_mlp.0", [_norm(state, f"{name}pre_mlp_layernorm", row) for row in a_], active=True)
     f = mapped("pointwise_mlp.1", f, active=line.get("trailing_activation", True))
     if mode == "gating":
-        return [(1 - c[i]) * a_[i] + 2.5 * c[i] ** 2 * f[i] for i in range(len(x))]
+        return [(1 - c[i]) * a_[i] + state[f"{name}post_mlp_gain"] * c[i] ** 2 * f[i] for i in range(len(x))]
     return [a_[i] + c[i] * f[i] for i in range(len(x))]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ni_framework.author import load_author_model
 from ni_framework.author.config import read_config
+from ni_framework.author.line import Line
 from ni_framework.author.network import AuthorModel
 from ni_framework.author.state import fill
 from ni_framework.errors import CheckpointError, UsageError
@@ -135,11 +136,38 @@ def test_each_tensor_is_needed_in_its_shape() -> None:
             torch.zeros(10, dtype=torch.float64),
             "differs from transformer.scripts.0.type_inference.body.0.bias, although both are one tensor",
         ),
+        (
+            "transformer.scripts.0.function_pod.loc_pods.0.gain",
+            torch.zeros(()),
+            "the model of this config has no such tensor",
+        ),
     ],
 )
 def test_state(name: str, value: Any, text: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(f"state: {name}: {text}")):
         load_author_model(SMALL, state_of(SMALL) | {name: value})
+
+
+def test_a_codebook_that_differs_from_its_copy() -> None:
+    config = changed(SMALL, {"pod.quantize_variable_types": True})
+    name = "transformer.scripts.0.function_pod.quantizer.codebook"
+    original = "transformer.scripts.0.type_inference.quantizer.codebook"
+    state = state_of(config)
+    load_author_model(config, state | {name: state[original]})
+    with pytest.raises(
+        CheckpointError, match=re.escape(f"state: {name}: differs from {original}, although both are one")
+    ):
+        load_author_model(config, state | {name: 2 * state[original]})
+
+
+def test_gains_may_be_absent() -> None:
+    """They are the author's constants, unless the state says otherwise."""
+    config = changed(SMALL, {"line.residual_mode": "gating"})
+    state = {name: value for name, value in state_of(config).items() if not name.endswith("gain")}
+    lines = [module for module in load_author_model(config, state).modules() if isinstance(module, Line)]
+    assert lines
+    assert all(line.post_attention_gain == line.post_mlp_gain == 2.5 for line in lines)
+    assert lines[0].post_attention_gain.dtype == torch.float64
 
 
 def test_dtypes_must_agree() -> None:

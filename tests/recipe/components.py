@@ -88,6 +88,7 @@ class Everything:
 
 
 _CONFIGS: dict[str, dict[str, type]] = {
+    "embedding": {"separate": Empty},
     "type_inference": {"mlp": Mlp},
     "router": {"kernel": Kernel, "top_k": TopK},
     "body": {"lines_of_code": Lines, "faulty": Faulty},

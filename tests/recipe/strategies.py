@@ -53,12 +53,13 @@ script: dict[str, st.SearchStrategy[Any]] = {
     "functions": counts,
     "code": counts,
     "type": counts,
+    "embedding": choices("separate", st.just(Empty())),
     "type_inference": choices("mlp", st.builds(Mlp, depth=counts)),
     "router": choices("kernel", st.builds(Kernel, truncation=positive))
     | choices("top_k", st.builds(TopK, k=counts, hard=st.booleans())),
     "body": choices("lines_of_code", st.builds(Lines, lines=counts, heads=st.sampled_from([1, 2]), linear=linears)),
-    "signatures": st.sampled_from(["learned", "frozen"]),
-    "pooling": st.sampled_from(["delta", "sum"]),
+    "temporary": st.integers(0, 3),
+    "pooling": st.sampled_from(["delta", "gating", "sum"]),
     "execution": st.sampled_from(["dense", "packed"]),
 }
 models = st.builds(

@@ -9,12 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ni_framework.contracts import Batch, Data
+from ni_framework.contracts import Batch, Build, Data
 from ni_framework.nn.random import uniform
 from ni_framework.options import config, option
 
 _MEAN, _DEVIATION = 0.3, 0.38  # of pixels in [0, 1], rounded
 _BACKGROUND = -_MEAN / _DEVIATION
+
+
+@config
+class Affine:
+    """How far a training sample may be moved."""
+
+    rotation: float = option(default=12.0, ge=0, le=180, help="largest rotation of a training sample, in degrees")
+    scale: float = option(default=0.15, ge=0, lt=1, help="largest relative change of size")
+    shear: float = option(default=0.15, ge=0, lt=1, help="largest shear, sideways shift per unit of height")
+    shift: float = option(default=0.8, ge=0, le=8, help="largest shift along each axis, in pixels of the 8 x 8 image")
 
 
 class Digits(Data):
@@ -24,38 +34,37 @@ class Digits(Data):
     handwritten digits", UCI 1998: its test part, as scikit-learn ships it.
     """
 
-    @config
-    class Config:
-        rotation: float = option(default=12.0, ge=0, le=180, help="largest rotation of a training sample, in degrees")
-        scale: float = option(default=0.15, ge=0, lt=1, help="largest relative change of size")
-        shear: float = option(default=0.15, ge=0, lt=1, help="largest shear, sideways shift per unit of height")
-        shift: float = option(default=0.8, ge=0, le=8, help="largest shift along each axis, in pixels")
-
+    Config = Affine
     shape = (1, 8, 8)
     tasks: Mapping[str, int] = {"digits": 10}
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Affine, build: Build) -> None:
         self.config = config
 
     def open(self) -> dict[str, DigitsSplit]:
-        from sklearn.datasets import load_digits  # a second's import: only when the data are read
-        from sklearn.model_selection import train_test_split
+        return {name: DigitsSplit(image, label, self.config) for name, (image, label) in digit_parts().items()}
 
-        images, labels = load_digits(return_X_y=True)
-        parts = train_test_split(images, labels, train_size=1400, stratify=labels, random_state=0)
-        train_image, test_image, train_label, test_label = (torch.from_numpy(part) for part in parts)
-        return {
-            "train": DigitsSplit(train_image, train_label, self.config),
-            "test": DigitsSplit(test_image, test_label, self.config),
-        }
+
+def digit_parts() -> dict[str, tuple[Tensor, Tensor]]:
+    """Images [n, 1, 8, 8] in [0, 1] and labels [n] of both parts."""
+    from sklearn.datasets import load_digits  # a second's import: only when the data are read
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    parts = train_test_split(images, labels, train_size=1400, stratify=labels, random_state=0)
+    train_image, test_image, train_label, test_label = (torch.from_numpy(part) for part in parts)
+    return {
+        name: (image.float().div(16).view(-1, 1, 8, 8), label.long())
+        for name, image, label in (("train", train_image, train_label), ("test", test_image, test_label))
+    }
 
 
 class DigitsSplit:
-    """Images [n, 1, 8, 8] of about zero mean and unit deviation, and their labels [n]."""
+    """Images of about zero mean and unit deviation, and their labels [n]."""
 
-    def __init__(self, image: Tensor, label: Tensor, config: Digits.Config) -> None:
-        self.image = ((image.float() / 16 - _MEAN) / _DEVIATION).view(-1, *Digits.shape)
-        self.label = label.long()
+    def __init__(self, image: Tensor, label: Tensor, config: Affine) -> None:
+        self.image = (image - _MEAN) / _DEVIATION
+        self.label = label
         self.config = config
 
     def __len__(self) -> int:
@@ -64,18 +73,18 @@ class DigitsSplit:
     def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
         image = self.image[index_B]
         if key_B is not None:
-            image = _moved(image, key_B, self.config)
+            image = moved(image - _BACKGROUND, key_B, self.config, image.shape[-1]) + _BACKGROUND
         return Batch(image, {"digits": self.label[index_B]})
 
 
-def _moved(image: Tensor, key_B: Tensor, config: Digits.Config) -> Tensor:
-    """Images under a random rotation, size, shear and shift each; what comes in from outside is background."""
+def moved(image: Tensor, key_B: Tensor, affine: Affine, side: int) -> Tensor:
+    """Images [B, 1, side, side] under a random rotation, size, shear and shift each; what comes in from outside is 0."""
     draw = 2 * uniform(key_B, 6) - 1  # [B, 6] in [-1, 1)
-    angle = draw[:, 0] * math.radians(config.rotation)
-    scale_x, scale_y = 1 + config.scale * draw[:, 1], 1 + config.scale * draw[:, 2]
-    cos, sin, shear = angle.cos(), angle.sin(), config.shear * draw[:, 3]
-    shift = 2 * config.shift * draw[:, 4:] / image.shape[-1]  # the grid spans -1 to 1
+    angle = draw[:, 0] * math.radians(affine.rotation)
+    scale_x, scale_y = 1 + affine.scale * draw[:, 1], 1 + affine.scale * draw[:, 2]
+    cos, sin, shear = angle.cos(), angle.sin(), affine.shear * draw[:, 3]
+    shift = 2 * affine.shift * draw[:, 4:] / image.shape[-1]  # the grid spans -1 to 1
     first = torch.stack([scale_x * cos, scale_y * (shear * cos - sin), shift[:, 0]], dim=1)
     second = torch.stack([scale_x * sin, scale_y * (shear * sin + cos), shift[:, 1]], dim=1)
-    grid = F.affine_grid(torch.stack([first, second], dim=1), list(image.shape), align_corners=False)
-    return F.grid_sample(image - _BACKGROUND, grid, align_corners=False) + _BACKGROUND
+    grid = F.affine_grid(torch.stack([first, second], dim=1), [len(image), 1, side, side], align_corners=False)
+    return F.grid_sample(image, grid, align_corners=False)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ni_framework.contracts import Input
 from ni_framework.errors import OptionError
 from ni_framework.options import config, option
+from ni_standard.positions import Positions
 
 
 class Patches(Input):
@@ -58,13 +59,29 @@ class Patches(Input):
         return x_BND if self.positions is None else x_BND + self.positions.table
 
 
-class Positions(nn.Module):
-    """One learned vector [N, D] for each place."""
+class Entities(Input):
+    """Entities given as vectors, each mapped to one element: [B, N, features] -> [B, N, D].
 
-    def __init__(self, num_elements: int, width: int) -> None:
+    Source: the author's `input_type: entities`.
+    """
+
+    @config
+    class Config:
+        entities: int = option(ge=1, help="number of entities, N")
+        features: int = option(ge=1, help="numbers that describe an entity")
+        positions: Literal["none", "absolute"] = option(
+            default="none", help="absolute adds a learned vector for each place in the list; none treats it as a set"
+        )
+
+    def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(num_elements, width))
-        self.reset_parameters()
+        self.shape = config.entities, config.features
+        self.num_elements, self.grid = config.entities, None
+        self.embedding = nn.Linear(config.features, width)
+        self.positions = Positions(config.entities, width) if config.positions == "absolute" else None
 
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.table, std=0.02)
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
+        if mask_BN is not None:
+            inputs = torch.where(mask_BN.unsqueeze(-1), inputs, 0)
+        x_BND = self.embedding(inputs)
+        return x_BND if self.positions is None else x_BND + self.positions.table

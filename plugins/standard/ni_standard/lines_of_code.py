@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,22 @@ from ni_framework.contracts import Body, Build, Choice, Pairs, Sizes
 from ni_framework.errors import OptionError
 from ni_framework.nn.relative_positions import RelativePositions
 from ni_framework.options import component, config, option
+from ni_standard.positions import Positions
+
+GAIN = 2.5  # of the gating residual: keeps the size of a state at the start; the author's constant
 
 
 class LinesOfCode(Body):
     """n_l lines of code with the same codes and the same compatibility: [B, V, D] -> [R, D].
 
-    Source: Neural Interpreters, section 3.2 and equations 4 to 7.
+    A line is attention, then an MLP, with o and f what they answer and x what they change:
+
+        residual     after attention           after the MLP
+        modulated    a = x + c o               y = a + c f
+        gating       a = (1-c) x + 2.5 c o     y = (1-c) a + 2.5 c^2 f
+        vanilla      a = x + o                 y = a + c f
+
+    Source: Neural Interpreters, section 3.2 and equations 4 to 7; gating and vanilla: the author's code.
     """
 
     @config
@@ -28,8 +39,15 @@ class LinesOfCode(Body):
         hidden: int | None = option(
             default=None, ge=1, help="hidden width of the MLP; null takes the width of an element"
         )
-        positions: Literal["none", "shared", "dot", "sep_sum", "seq_sum"] = option(
-            default="none", help="how attention knows the places of patches; all but shared differ by function"
+        bias: bool = option(default=False, help="whether queries and keys have a bias, as in most transformers")
+        residual: Literal["modulated", "gating", "vanilla"] = option(
+            default="modulated",
+            help="how a line adds to its input: in parts of the compatibility c, gated by it, or whole",
+        )
+        positions: Literal["none", "shared", "dot", "sep_sum", "seq_sum", "absolute"] = option(
+            default="none",
+            help="how attention knows the places of patches: relative, the same for all functions (shared) or not (dot, "
+            "sep_sum, seq_sum), or a learned vector a place, added before every line (absolute)",
         )
         linear: Choice = component("linear", default="modlin", help="the linear maps inside")
 
@@ -44,19 +62,35 @@ class LinesOfCode(Body):
         if config.positions != "none" and sizes.grid is None:
             raise OptionError("positions", "the input's elements lie on no grid", "use `positions: none`")
         self.lines = nn.ModuleList(LineOfCode(config, sizes, build) for _ in range(config.lines))
+        self.positions = None
+        if config.positions == "absolute":
+            assert sizes.grid is not None
+            self.positions = Positions(math.prod(sizes.grid), sizes.width)
 
-    def prepare(self, code_UC: Tensor, num_elements: int) -> list[dict[str, Any]]:
-        return [line.prepare(code_UC, num_elements) for line in self.lines]  # pyright: ignore[reportCallIssue]
+    def prepare(self, code_UC: Tensor, num_elements: int) -> _Prepared:
+        lines = [line.prepare(code_UC, num_elements) for line in self.lines]  # pyright: ignore[reportCallIssue]
+        if self.positions is None:
+            return _Prepared(lines, None)
+        table_ND = self.positions.table
+        return _Prepared(lines, F.pad(table_ND, (0, 0, num_elements - len(table_ND), 0)))
 
-    def forward(self, x_BVD: Tensor, prepared: list[dict[str, Any]], pairs: Pairs) -> Tensor:
+    def forward(self, x_BVD: Tensor, prepared: _Prepared, pairs: Pairs) -> Tensor:
         x_RD = pairs.share(x_BVD)
-        for line, of_line in zip(self.lines, prepared, strict=True):
-            x_RD = line(x_RD, of_line, pairs)
+        place_RD = None if prepared.place_VD is None else pairs.share(prepared.place_VD.expand_as(x_BVD))
+        for line, of_line in zip(self.lines, prepared.lines, strict=True):
+            x_RD = line(x_RD, place_RD, of_line, pairs)
         return x_RD
 
 
+class _Prepared(NamedTuple):
+    """What a forward's lines of code need of codes and places."""
+
+    lines: list[dict[str, Any]]
+    place_VD: Tensor | None
+
+
 class LineOfCode(nn.Module):
-    """a = x + c ModAttention(LN(x)), y = a + c ModMLP(LN(a)): [R, D] -> [R, D], pre-norm.
+    """a = x + c ModAttention(LN(x)), y = a + c ModMLP(LN(a)): [R, D] -> [R, D], pre-norm; other residuals in `LinesOfCode`.
 
     Source: Neural Interpreters, equations 6 and 7.
     """
@@ -64,13 +98,13 @@ class LineOfCode(nn.Module):
     def __init__(self, config: LinesOfCode.Config, sizes: Sizes, build: Build) -> None:
         super().__init__()
         width, code, hidden = sizes.width, sizes.code, config.hidden or sizes.width
-        self.heads = config.heads
+        self.heads, self.residual = config.heads, config.residual
         self.attention_norm = nn.LayerNorm(width)
         self.mlp_norm = nn.LayerNorm(width)
         self.maps = nn.ModuleDict(
             {
-                "query": build("linear", config.linear, width, config.heads * config.key, code, False),
-                "key": build("linear", config.linear, width, config.heads * config.key, code, False),
+                "query": build("linear", config.linear, width, config.heads * config.key, code, config.bias),
+                "key": build("linear", config.linear, width, config.heads * config.key, code, config.bias),
                 "value": build("linear", config.linear, width, width, code, True),
                 "out": build("linear", config.linear, width, width, code, True),
                 "mlp_in": build("linear", config.linear, width, hidden, code, True),
@@ -78,7 +112,7 @@ class LineOfCode(nn.Module):
             }
         )
         self.positions = None
-        if config.positions != "none":
+        if config.positions not in ("none", "absolute"):
             assert sizes.grid is not None  # refused by LinesOfCode
             self.positions = RelativePositions(
                 sizes.grid, config.heads, config.heads * config.key, code, config.positions
@@ -89,18 +123,29 @@ class LineOfCode(nn.Module):
         prepared["position"] = None if self.positions is None else self.positions(code_UC, num_elements)
         return prepared
 
-    def forward(self, x_RD: Tensor, prepared: dict[str, Any], pairs: Pairs) -> Tensor:
+    def forward(self, x_RD: Tensor, place_RD: Tensor | None, prepared: dict[str, Any], pairs: Pairs) -> Tensor:
         def linear(name: str, rows: Tensor) -> Tensor:
             return self.maps[name](rows, prepared[name], pairs)
 
-        z_RD = self.attention_norm(x_RD)
+        z_RD = self.attention_norm(x_RD if place_RD is None else x_RD + place_RD)
         query_RHK, key_RHK, value_RHE = (
             linear(name, z_RD).unflatten(-1, (self.heads, -1)) for name in ("query", "key", "value")
         )
         attended_RD = pairs.attend(query_RHK, key_RHK, value_RHE, prepared["position"]).flatten(-2)
-        a_RD = torch.addcmul(x_RD, pairs.compatibility, linear("out", attended_RD))
+        c_R1 = pairs.compatibility
+        a_RD = self._add(x_RD, linear("out", attended_RD), c_R1, GAIN, vanilla=self.residual == "vanilla")
         hidden_RE = F.gelu(linear("mlp_in", self.mlp_norm(a_RD)))
-        return torch.addcmul(a_RD, pairs.compatibility, linear("mlp_out", hidden_RE))
+        return self._add(a_RD, linear("mlp_out", hidden_RE), c_R1, GAIN * c_R1)
+
+    def _add(
+        self, x_RD: Tensor, change_RD: Tensor, c_R1: Tensor, gain: Tensor | float, vanilla: bool = False
+    ) -> Tensor:
+        """What a line makes of its input x and the change that attention or MLP proposes."""
+        if vanilla:
+            return x_RD + change_RD
+        if self.residual == "gating":
+            return torch.addcmul((1 - c_R1) * x_RD, gain * c_R1, change_RD)
+        return torch.addcmul(x_RD, c_R1, change_RD)
 
 
 def _divisor(width: int, heads: int) -> int:

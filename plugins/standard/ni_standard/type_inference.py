@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ni_framework.contracts import Build, Sizes, TypeInference
+from ni_framework.contracts import Build, NoOptions, Sizes, TypeInference
 from ni_framework.options import config, option
 
 
@@ -27,3 +27,16 @@ class MLP(TypeInference):
 
     def forward(self, x_BVD: Tensor) -> Tensor:
         return self.layers(x_BVD)
+
+
+class NoTypes(TypeInference):
+    """All types are zero, at no cost: [B, V, D] -> [B, V, T]. For routers that read no types, as `always_open`."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, sizes: Sizes, build: Build) -> None:
+        super().__init__()
+        self.width = sizes.type
+
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return x_BVD.new_zeros(*x_BVD.shape[:2], self.width)
