@@ -97,7 +97,7 @@ class Interpreter(nn.Module):
         Raises `UsageError` for a wrong shape or task.
         """
         tasks = known_tasks(tasks, self.tasks)
-        self._check(inputs, mask)
+        self._check(inputs, mask, key)
         x_BND = self.input(inputs, mask)
         cls_LD, multiplicity = self.head.start(tasks)
         present_BV = multiplicity_V = None
@@ -128,11 +128,16 @@ class Interpreter(nn.Module):
             prefix = f"{number}."
             script.absorb({n.removeprefix(prefix): value for n, value in statistics.items() if n.startswith(prefix)})
 
-    def _check(self, inputs: Tensor, mask: Tensor | None) -> None:
+    def _check(self, inputs: Tensor, mask: Tensor | None, key: Tensor | None) -> None:
         if inputs.shape[1:] != self.input.shape:
             raise UsageError(
                 f"inputs: expected shape [B, {', '.join(map(str, self.input.shape))}], not {list(inputs.shape)}; "
                 "the shape of one input stands in the recipe under model.input"
+            )
+        if key is not None and (list(key.shape) != [len(inputs)] or key.dtype != torch.int64):
+            raise UsageError(
+                f"key: expected int64 of shape [{len(inputs)}], one number a sample, "
+                f"not {str(key.dtype).removeprefix('torch.')} of shape {list(key.shape)}"
             )
         if mask is None:
             return

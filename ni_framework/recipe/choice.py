@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,8 @@ def _name(structure: Structure, field: Field, node: MappingNode, path: str) -> s
             structure.problems.add(
                 here, "is missing", node.mark, f"name a component of kind `{field.kind}`", absent=True
             )
+            for key in difflib.get_close_matches("use", node.entries, n=1):  # its other keys wait for the name
+                structure.problems.add(join(path, key), "unknown key", node.entries[key].mark, "did you mean `use`?")
         return field.use
     structure.marks[here] = given.mark
     if isinstance(given, BrokenNode):

@@ -14,6 +14,8 @@ from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.trainer import train
 from tests.engine.small import small_recipe
 
+DRAWING = "model.router={use: function_dropout, keep: 0.7, inner: {use: quantised, size: 5, inner: stochastic_kernel}}"
+
 
 def weights(folder: Path, *overrides: str, every: int | None = None) -> bytes:
     """The trained weights of the small recipe, as bytes."""
@@ -22,14 +24,15 @@ def weights(folder: Path, *overrides: str, every: int | None = None) -> bytes:
     return (Path(summary["checkpoint"]) / "model.safetensors").read_bytes()
 
 
-def test_same_recipe_same_bytes_whatever_is_watched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("router", ["model.router=kernel", DRAWING])
+def test_same_recipe_same_bytes_whatever_is_watched(tmp_path: Path, router: str) -> None:
     """Evaluation, logging, checkpoints and the state of the global generators do not change training by one bit."""
-    plain = weights(tmp_path / "plain")
+    plain = weights(tmp_path / "plain", router)
     torch.manual_seed(7)
-    assert weights(tmp_path / "evaluated", "train.evaluate_every=1") == plain
-    assert weights(tmp_path / "logged", "train.log_every=1") == plain
-    assert weights(tmp_path / "saved", every=2) == plain
-    assert weights(tmp_path / "other", "seed=4") != plain
+    assert weights(tmp_path / "evaluated", router, "train.evaluate_every=1") == plain
+    assert weights(tmp_path / "logged", router, "train.log_every=1") == plain
+    assert weights(tmp_path / "saved", router, every=2) == plain
+    assert weights(tmp_path / "other", router, "seed=4") != plain
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
@@ -39,20 +42,22 @@ def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("router", ["model.router=kernel", DRAWING])
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_parts_are_the_whole_batch(tmp_path: Path, parts: int) -> None:
-    """Also where parts hold different numbers of answers for a task."""
+def test_accumulated_parts_are_the_whole_batch(tmp_path: Path, parts: int, router: str) -> None:
+    """Also where parts hold different numbers of answers for a task, draw at random, or tell losses and statistics."""
     batch = Batch(
         torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double(),
         {"digits": torch.arange(8)},
         present={"digits": torch.tensor([1, 1, 1, 0, 1, 0, 0, 0]).bool()},
+        key=torch.arange(8),
     )
     results = []
     for accumulate in (1, parts):
-        recipe = small_recipe(tmp_path, f"train.accumulate={accumulate}")
+        recipe = small_recipe(tmp_path, f"train.accumulate={accumulate}", router)
         engine = LocalEngine(build_model(recipe).double(), recipe)
         step = engine.step(3, batch, trace=False)
-        results.append((step.values, [parameter.detach().clone() for parameter in engine.model.parameters()]))
+        results.append((step.values, [value.clone() for value in engine.model.state_dict().values()]))
     for name in ("loss", "accuracy"):
         assert results[0][0][name].item() == pytest.approx(results[1][0][name].item(), abs=1e-12)
     for whole, divided in zip(results[0][1], results[1][1], strict=True):

@@ -64,6 +64,12 @@ CASES: dict[str, Case] = {
     "repeated task": calling(tasks=["shape", "shape"]),
     "a string as tasks": calling(tasks="shape"),
     "no tasks": calling(tasks=[]),
+    "keys of another batch": calling(key=torch.zeros(3, dtype=torch.long)),
+    "keys in parts": calling(key=torch.zeros(2)),
+    "straight through, packed": building("model.router=straight_through_kernel", "model.execution=packed"),
+    "straight through in a script, packed": building(
+        "model.scripts=[{}, {execution: packed, router: {use: gumbel_kernel, hard: true}}]"
+    ),
     "negative iterations": iterating(-1),
     "no iterations": iterating(0),
     "iterations yes": iterating(True),

@@ -151,6 +151,7 @@ _FILES: dict[str, bytes] = {
     "a number for a component": router("3"),
     "a list for a component": router("[kernel]"),
     "no component": edit("data: digits", "data: {}"),
+    "a misspelt use": edit("data: digits", "data: {usr: digits}"),
     "an unknown option": router("{use: kernel, truncaton: 1.0}"),
     "an option of another component": router("{use: top_k, k: 1, truncation: 1.0}"),
     "an option for a component without any": edit("data: digits", "data: {use: digits, folder: x}"),

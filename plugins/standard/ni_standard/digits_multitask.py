@@ -16,7 +16,7 @@ from ni_standard.digits import Affine, digit_parts, moved
 SIDE = 16  # rows and columns of an image: twice the digits' own, so that a texture can be finer than a stroke
 TASKS = ("plain", "textured", "tinted")
 WAVES = 4  # in a texture
-_MEAN, _DEVIATION = 0.45, 0.3  # of pixels in [0, 1] over the three tasks, rounded
+MEAN, DEVIATION = 0.38, 0.28  # of pixels in [0, 1] over the three tasks, rounded
 
 
 class DigitsMultitask(Data):
@@ -34,7 +34,7 @@ class DigitsMultitask(Data):
     @config
     class Config(Affine):
         contrast: float = option(
-            default=1.0, gt=0, le=1, help="how far a texture's colours lie from grey: the larger, the harder to read"
+            default=0.7, gt=0, le=1, help="how far a texture's colours lie from grey: the larger, the harder to read"
         )
 
     shape = (3, SIDE, SIDE)
@@ -70,7 +70,7 @@ class DigitsMultitaskSplit:
         pixels = torch.stack(forms)[task_B, torch.arange(len(index_B))]
         label_B = self.label[digit_B]
         present = {task: task_B == number for number, task in enumerate(TASKS)}
-        return Batch((pixels - _MEAN) / _DEVIATION, dict.fromkeys(TASKS, label_B), present=present)
+        return Batch((pixels - MEAN) / DEVIATION, dict.fromkeys(TASKS, label_B), present=present)
 
 
 def texture(key_B: Tensor, side: int, contrast: float) -> Tensor:

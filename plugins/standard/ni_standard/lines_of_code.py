@@ -114,9 +114,7 @@ class LineOfCode(nn.Module):
         self.positions = None
         if config.positions not in ("none", "absolute"):
             assert sizes.grid is not None  # refused by LinesOfCode
-            self.positions = RelativePositions(
-                sizes.grid, config.heads, config.heads * config.key, code, config.positions
-            )
+            self.positions = RelativePositions(sizes.grid, config.heads, config.key, code, config.positions)
 
     def prepare(self, code_UC: Tensor, num_elements: int) -> dict[str, Any]:
         prepared = {name: linear.prepare(code_UC) for name, linear in self.maps.items()}  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,64 @@
+"""One's own images in a NumPy file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ni_framework.contracts import Build, Data
+from ni_framework.errors import RunError
+from ni_framework.options import config, option
+from ni_standard.images import TASK, ImageOptions, ImageSplit, split_of
+
+
+class Npz(Data):
+    """Images and labels in one .npz file: bytes [n, Y, X] or [n, Y, X, C], and whole numbers [n] from 0. Nothing is unpickled.
+
+    The names of its arrays follow the options, `{part}` standing for train or test: by default x_train, y_train, x_test,
+    y_test, as Keras writes them; MedMNIST, for one, wants `images: "{part}_images"` and `labels: "{part}_labels"`.
+    """
+
+    @config
+    class Config(ImageOptions):
+        file: str = option(help="path of the .npz file")
+        classes: int = option(ge=2, help="number of classes")
+        images: str = option(default="x_{part}", help="name of an array of images")
+        labels: str = option(default="y_{part}", help="name of an array of labels")
+
+    def __init__(self, config: Config, build: Build) -> None:
+        self.config = config
+        self.shape = config.image
+        self.tasks: Mapping[str, int] = {TASK: config.classes}
+
+    def open(self) -> dict[str, ImageSplit]:
+        path = Path(self.config.file).expanduser()
+        splits = {}
+        for part in ("train", "test"):
+            names = [pattern.replace("{part}", part) for pattern in (self.config.images, self.config.labels)]
+            images, labels = read_arrays(path, names)
+            splits[part] = split_of(images, labels, self.config.classes, self.config, f"{path}, {' and '.join(names)}")
+        return splits
+
+
+def read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:
+    """Arrays of a .npz file by name; raises `RunError` where the file or an array is missing, or an array holds objects."""
+    try:
+        with open(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise RunError(f"{path}: holds one array; save images and labels together with numpy.savez")
+            if missing := [name for name in names if name not in stored]:
+                there = ", ".join(stored.files) or "nothing"
+                raise RunError(
+                    f"{path}: has no array {', '.join(missing)}, but {there}; name them with the data's `images` and `labels`"
+                )
+            return [stored[name] for name in names]
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path.absolute()}: there is no such file; let the data's `file` in the recipe name a .npz file"
+        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path}: cannot be read as a .npz file of numbers: {error}") from error
