@@ -108,8 +108,7 @@ def load_checkpoint(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     folder = find_checkpoint(path)
     manifest = read_manifest(folder)
     recipe = attrs.evolve(load_recipe(folder / RECIPE, overrides), name=str(manifest.get("name", "recipe")))
-    model = build_model(recipe, "meta")
-    model.to_empty(device="cpu")
+    model = build_model(recipe)  # with initial values: a component may have buffers that no checkpoint holds
     load_weights(model, folder)
     return model.eval(), recipe
 

@@ -136,7 +136,8 @@ class Script(nn.Module):
         if self.pooling == "sum":
             return sum_BVD
         if self.pooling == "gating":
-            return x_BVD.lerp(sum_BVD, compatibility_BUV.mean(dim=1).unsqueeze(-1).to(x_BVD.dtype))
+            mean_BV1 = compatibility_BUV.mean(dim=1).unsqueeze(-1)
+            return torch.addcmul((1 - mean_BV1) * x_BVD, mean_BV1, sum_BVD)
         # (1 - sum_u c_ui) x_i + sum_u c_ui y_ui, which forms no difference per function.
         return torch.addcmul(sum_BVD, 1 - compatibility_BUV.sum(dim=1).unsqueeze(-1), x_BVD)
 

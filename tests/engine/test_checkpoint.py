@@ -129,3 +129,16 @@ def test_a_failed_save_leaves_the_old_checkpoint(
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(checkpoint, build_model(recipe), recipe, 6, {})
     assert load_checkpoint(checkpoint)[1].seed == 3
+
+
+def test_buffers_that_no_checkpoint_holds(tmp_path: Path) -> None:
+    """They have their initial values again, not what the memory held: here it holds NaN."""
+    recipe = small_recipe(tmp_path, "model.embedding=none")
+    saved = save_checkpoint(tmp_path / "step-0", build_model(recipe), recipe, 0, {})
+    torch.use_deterministic_algorithms(True)
+    try:
+        model = load_model(saved)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not any(buffer.any() for buffer in model.buffers())
+    assert len(list(model.buffers())) == 1

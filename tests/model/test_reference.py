@@ -168,9 +168,17 @@ def test_some_elements_of_the_cases_have_no_function(pooling: str) -> None:
     assert 0 < orphans.sum() < orphans.numel()
 
 
-@pytest.mark.parametrize("pooling", ["delta", "sum"])
-def test_masked_elements_are_left_out(pooling: str) -> None:
-    recipe, model, inputs = made([f"model.pooling={pooling}", "model.iterations=3", "model.body.positions=sep_sum"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.pooling=delta", "model.body.positions=sep_sum"],
+        ["model.pooling=sum", "model.body.positions=sep_sum"],
+        ["model.temporary=2", "model.body.positions=absolute"],
+        ["model.router={use: quantised, size: 9, inner: {use: kernel, truncation: 0.9}}"],
+    ],
+)
+def test_masked_elements_are_left_out(overrides: list[str]) -> None:
+    recipe, model, inputs = made([*overrides, "model.iterations=3"])
     mask = torch.tensor([[True, False, True, True, False, True], [True] * 4 + [False] * 2])
     assert_equal(recipe, model, inputs, TASKS, mask)
 

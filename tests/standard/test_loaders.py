@@ -233,6 +233,16 @@ def test_a_picture_that_is_none(tmp_path: Path) -> None:
         split.batch(torch.tensor([3]), None)
 
 
+def test_a_picture_of_sixteen_bits(tmp_path: Path) -> None:
+    """Eight of them would be cut off unseen."""
+    write_image_folder(tmp_path, np.random.default_rng(0))
+    path = tmp_path / "train" / "class_3" / "a.PNG"
+    Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(path)
+    split = data_of(FORMATS["image_folder"][1] % tmp_path).open()["train"]
+    with pytest.raises(RunError, match="more than 8 bits a channel"):
+        split.batch(torch.tensor([3]), None)
+
+
 def test_npz_says_what_is_there_and_unpickles_nothing(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     text = f"{{use: npz, file: {path}, classes: 3}}"

@@ -131,19 +131,20 @@ class LineOfCode(nn.Module):
         )
         attended_RD = pairs.attend(query_RHK, key_RHK, value_RHE, prepared["position"]).flatten(-2)
         c_R1 = pairs.compatibility
-        a_RD = self._add(x_RD, linear("out", attended_RD), c_R1, GAIN, vanilla=self.residual == "vanilla")
-        hidden_RE = F.gelu(linear("mlp_in", self.mlp_norm(a_RD)))
-        return self._add(a_RD, linear("mlp_out", hidden_RE), c_R1, GAIN * c_R1)
-
-    def _add(
-        self, x_RD: Tensor, change_RD: Tensor, c_R1: Tensor, gain: Tensor | float, vanilla: bool = False
-    ) -> Tensor:
-        """What a line makes of its input x and the change that attention or MLP proposes."""
-        if vanilla:
-            return x_RD + change_RD
+        a_RD = self._after_attention(x_RD, linear("out", attended_RD), c_R1)
+        f_RD = linear("mlp_out", F.gelu(linear("mlp_in", self.mlp_norm(a_RD))))
         if self.residual == "gating":
-            return torch.addcmul((1 - c_R1) * x_RD, gain * c_R1, change_RD)
-        return torch.addcmul(x_RD, c_R1, change_RD)
+            return torch.addcmul((1 - c_R1) * a_RD, GAIN * c_R1.square(), f_RD)
+        return torch.addcmul(a_RD, c_R1, f_RD)
+
+    def _after_attention(self, x_RD: Tensor, o_RD: Tensor, c_R1: Tensor) -> Tensor:
+        match self.residual:
+            case "vanilla":
+                return x_RD + o_RD
+            case "gating":
+                return torch.addcmul((1 - c_R1) * x_RD, GAIN * c_R1, o_RD)
+            case _:
+                return torch.addcmul(x_RD, c_R1, o_RD)
 
 
 def _divisor(width: int, heads: int) -> int:

@@ -29,6 +29,8 @@ class Pictures:
 
         try:
             with Image.open(path) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError(f"its pixels are of kind {image.mode}, with more than 8 bits a channel")
                 pixels = np.array(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise RunError(f"{path}: cannot be read as an image: {error}; repair or remove the file") from error
