@@ -36,7 +36,7 @@ class Progress:
         )
         self.task = self.bar.add_task("training", total=None, loss="-", accuracy="-", rate="-", use="-")
         self.begin = self.shown = time.monotonic()
-        self.samples = self.steps = 0
+        self.samples = self.steps = self.batch = 0
         self.smooth = {"loss": 0.0, "accuracy": 0.0}
 
     def __enter__(self) -> Progress:
@@ -50,7 +50,7 @@ class Progress:
 
     @hookimpl
     def run_start(self, run: str, recipe: Any, num_parameters: int) -> None:
-        self.steps = recipe.train.steps
+        self.steps, self.batch = recipe.train.steps, recipe.train.batch
         self.bar.update(self.task, total=self.steps)
         self.console.print(
             f"{recipe.name}: {num_parameters:,} parameters, {self.steps} steps of {recipe.train.batch}, in {run}"
@@ -68,7 +68,7 @@ class Progress:
                 value = values[name].item()
                 self.smooth[name] += (value - self.smooth[name]) * (0.2 if self.smooth[name] else 1)
             loss, accuracy = f"{self.smooth['loss']:.3f}", f"{self.smooth['accuracy']:.1%}"
-            shown = {"loss": loss, "accuracy": accuracy, "rate": self._rate(samples)}
+            shown = {"loss": loss, "accuracy": accuracy, "rate": self._rate()}
             self.bar.update(self.task, completed=step, **shown)  # pyright: ignore[reportArgumentType]
 
     @hookimpl
@@ -79,10 +79,11 @@ class Progress:
         use = [value for name, value in metrics.items() if name.startswith("routing/use/")]
         self.bar.update(self.task, completed=step, use=_bars(use))
         if not self.console.is_terminal:
-            left = (time.monotonic() - self.begin) / max(step - 1, 1) * (self.steps - step)
+            seen = self.samples // self.batch - 1  # steps since the first, whatever its number
+            left = (time.monotonic() - self.begin) / max(seen, 1) * (self.steps - step)
             self.console.print(
                 f"step {step}/{self.steps}  loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.1%}  "
-                f"{self._rate(self.samples // step)} images/s  use {_percents(use)}  left {left:.0f} s"
+                f"{self._rate()} images/s  use {_percents(use)}  left {left:.0f} s"
             )
 
     @hookimpl
@@ -98,10 +99,10 @@ class Progress:
     def run_checkpoint(self, step: int, checkpoint: str) -> None:
         self.console.print(f"step {step}/{self.steps}  saved {checkpoint}")
 
-    def _rate(self, samples: int) -> str:
+    def _rate(self) -> str:
         """Samples per second since the first step."""
-        seconds = time.monotonic() - self.begin
-        return f"{(self.samples - samples) / seconds:,.0f}" if self.samples > samples and seconds > 0 else "-"
+        seconds, samples = time.monotonic() - self.begin, self.samples - self.batch
+        return f"{samples / seconds:,.0f}" if samples > 0 and seconds > 0 else "-"
 
 
 def _probe_line(figures: Mapping[str, float]) -> str:

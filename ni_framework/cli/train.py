@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ni_framework.cli.output import emit, json_option, narrate, overrides_argument, table
+from ni_framework.errors import UsageError
 
 
 @click.command("train")
-@click.argument("recipe")
+@click.argument("recipe", required=False)
 @overrides_argument
 @click.option("--output", metavar="DIR", help="The run folder (default: runs/<recipe>/<time>).")
 @click.option("--every", type=click.IntRange(min=1), metavar="STEPS", help="Steps between two checkpoints.")
 @click.option("--from", "start", metavar="CHECKPOINT", help="Begin with this checkpoint's weights.")
+@click.option(
+    "--resume", "resumed", metavar="RUN", help="Go on with an interrupted run, or from a checkpoint; no RECIPE then."
+)
 @json_option
 def command(
-    recipe: str, overrides: tuple[str, ...], output: str | None, every: int | None, start: str | None, as_json: bool
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    output: str | None,
+    every: int | None,
+    start: str | None,
+    resumed: str | None,
+    as_json: bool,
 ) -> None:
-    """Train RECIPE's model, evaluate it on the held-out part, and save it."""
-    from ni_framework.registry import load_recipe
+    """Train RECIPE's model, evaluate it on the held-out part, and save it.
 
-    checked = load_recipe(recipe, overrides)
-
-    from ni_framework.cli.progress import Progress
-    from ni_framework.engine.trainer import train
-
-    run = Path(output) if output else Path("runs") / checked.name / f"{datetime.now():%Y%m%d-%H%M%S}"
-    with Progress() as progress:
-        summary = train(checked, run, every=every, start=start, listeners=[progress])
+    With --resume, a run goes on as if it had never stopped; train.steps may be raised.
+    """
+    if resumed is not None:
+        given = [recipe] if recipe else []
+        summary = _resume(resumed, [*given, *overrides], output, every, start)
+    elif recipe is None:
+        raise UsageError("name a RECIPE to train, or a run to go on with: ni train --resume RUN")
+    else:
+        summary = _train(recipe, overrides, output, every, start)
     tests = [
         (name.replace("test/", "held-out "), _shown(name, value))
         for name, value in summary["metrics"].items()
@@ -44,6 +56,44 @@ def command(
     ]
     emit(summary, table(rows), as_json)
     narrate(f"next: ni eval {summary['run']}")
+
+
+def _train(
+    recipe: str, overrides: Sequence[str], output: str | None, every: int | None, start: str | None
+) -> dict[str, Any]:
+    from ni_framework.registry import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+
+    from ni_framework.cli.progress import Progress
+    from ni_framework.engine.trainer import train
+
+    run = Path(output) if output else Path("runs") / checked.name / f"{datetime.now():%Y%m%d-%H%M%S}"
+    with Progress() as progress:
+        return train(checked, run, every=every, start=start, listeners=[progress])
+
+
+def _resume(
+    resumed: str, overrides: Sequence[str], output: str | None, every: int | None, start: str | None
+) -> dict[str, Any]:
+    if start is not None:
+        raise UsageError(
+            "--from begins a new run with a checkpoint's weights, --resume goes on with a run; give one of them"
+        )
+    for override in overrides:
+        if "=" not in override:
+            raise UsageError(f"{override}: --resume takes the recipe of its run; leave the recipe out")
+
+    from ni_framework.cli.progress import Progress
+    from ni_framework.engine.resume import find_resumption
+    from ni_framework.engine.trainer import resume
+
+    resumption = find_resumption(resumed, overrides)
+    run = Path(output) if output else resumption.run
+    if run is None:
+        raise UsageError(f"{resumed}: no run can go on in place from here; name a new run folder with --output")
+    with Progress() as progress:
+        return resume(resumption, run, every=every, listeners=[progress])
 
 
 def _shown(name: str, value: float) -> str:

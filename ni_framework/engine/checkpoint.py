@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from ni_framework import recipe as recipes
 from ni_framework.errors import CheckpointError
@@ -24,20 +25,31 @@ from ni_framework.recipe import Recipe
 from ni_framework.registry import load_recipe
 
 FORMAT = 1
-WEIGHTS, RECIPE, MANIFEST = "model.safetensors", "recipe.yaml", "checkpoint.json"
+WEIGHTS, TRAINING, RECIPE, MANIFEST = "model.safetensors", "training.safetensors", "recipe.yaml", "checkpoint.json"
 
 
-def save_checkpoint(folder: Path, model: Interpreter, recipe: Recipe, step: int, metrics: Mapping[str, float]) -> Path:
-    """Writes a checkpoint beside its place and renames it in one step: a folder with the final name is complete."""
+def save_checkpoint(
+    folder: Path,
+    model: Interpreter,
+    recipe: Recipe,
+    step: int,
+    metrics: Mapping[str, float],
+    training: Mapping[str, Tensor] | None = None,
+    seconds: float = 0.0,
+) -> Path:
+    """Writes a checkpoint beside its place and renames it in one step: a folder with the final name is complete.
+
+    `training` is what the next step needs beside the weights, by name; `seconds` how long training took so far.
+    """
     files = {
-        WEIGHTS: save_tensors(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        ),
+        WEIGHTS: _tensor_bytes(model.state_dict()),
+        TRAINING: _tensor_bytes(training or {}),
         RECIPE: recipes.dump(recipe).encode(),
     }
     manifest = {
         "format": FORMAT,
         "step": step,
+        "seconds": seconds,
         "name": recipe.name,
         "metrics": dict(metrics),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -49,9 +61,28 @@ def save_checkpoint(folder: Path, model: Interpreter, recipe: Recipe, step: int,
         with open(beside / name, "wb") as file:
             file.write(content)
             os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
+    before = folder.with_name(f".{folder.name}.before.{os.getpid()}")
+    if folder.exists():  # the last steps of an interrupted run, saved again
+        folder.rename(before)
     beside.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
     return folder
+
+
+def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, oldest first, whole or not."""
+    found = [entry.parent for entry in run.glob(f"checkpoints/step-*/{MANIFEST}")]
+    return sorted((folder for folder in found if step_of(folder) is not None), key=lambda folder: step_of(folder) or 0)
+
+
+def step_of(folder: Path) -> int | None:
+    """The step in a checkpoint's name; None for another folder."""
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isascii() and number.isdecimal() else None
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -64,7 +95,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{folder}: there is no such checkpoint; name a checkpoint folder or a run folder")
     if (folder / MANIFEST).is_file():
         return folder
-    found = sorted(entry.parent for entry in folder.glob(f"checkpoints/step-*/{MANIFEST}"))
+    found = checkpoints_of(folder)
     if not found:
         raise CheckpointError(
             f"{folder}: holds no checkpoint; name a folder with a {MANIFEST}, or a run that has saved one"
@@ -88,7 +119,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: has checkpoint format {known}, this ni_framework reads {FORMAT}; upgrade ni_framework"
         )
-    for name in (WEIGHTS, RECIPE):
+    for name in (WEIGHTS, TRAINING, RECIPE):
         try:
             digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:
@@ -123,12 +154,7 @@ def load_weights(model: Interpreter, folder: Path) -> None:
 
     Raises `CheckpointError` naming what is missing, left over or of another shape.
     """
-    try:
-        stored = load_tensors((folder / WEIGHTS).read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: cannot be read as safetensors: {error}; use another checkpoint"
-        ) from error
+    stored = read_tensors(folder, WEIGHTS)
     wanted = model.state_dict()
     faults = [f"lacks {name}" for name in wanted if name not in stored]
     faults += [f"has {name}, which the model has not" for name in stored if name not in wanted]
@@ -144,3 +170,13 @@ def load_weights(model: Interpreter, folder: Path) -> None:
         )
     with torch.no_grad():
         model.load_state_dict(stored)
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors in a file of a checkpoint; raises `CheckpointError` if it cannot be read as safetensors."""
+    try:
+        return load_tensors((folder / name).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder / name}: cannot be read as safetensors: {error}; use another checkpoint"
+        ) from error

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ni_framework.contracts import Batch
 from ni_framework.engine.batches import parts, to, weight_of
-from ni_framework.engine.optim import adamw, learning_rate
+from ni_framework.engine.optim import adamw, learning_rate, load_state_by_name, state_by_name
 from ni_framework.model.interpreter import Forward, Interpreter
 from ni_framework.recipe import Recipe
 
@@ -38,6 +38,14 @@ class LocalEngine:
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         return self.train.optimizer.lr * learning_rate(step, self.train.steps, self.train.schedule)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What the next step needs beside the weights; everything random is a function of seed and step."""
+        return state_by_name(self.model, self.optimizer)
+
+    def load_training_state(self, stored: Mapping[str, Tensor]) -> None:
+        """Goes on from what `training_state` returned."""
+        load_state_by_name(self.model, self.optimizer, stored)
 
     def step(self, step: int, batch: Batch, trace: bool) -> Step:
         """One optimizer step on a batch, computed in `train.accumulate` parts whose gradients add up to the batch's."""

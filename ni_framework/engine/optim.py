@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ni_framework.recipe.schema import Optimizer, Schedule
 
@@ -34,6 +35,26 @@ def adamw(model: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
         betas=optimizer.betas,
         fused=True,
     )
+
+
+def state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers, by "<kind>/<parameter>": it does not hang on the order or the grouping of parameters."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{kind}/{names[parameter]}": value
+        for parameter, state in optimizer.state.items()
+        for kind, value in state.items()
+    }
+
+
+def load_state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """Gives the optimizer what `state_by_name` returned; parameters that it knows nothing of start afresh."""
+    parameters = dict(model.named_parameters())
+    for key, value in stored.items():
+        kind, _, name = key.partition("/")
+        parameter = parameters[name]
+        # A copy: a view of another's memory would be changed by the next step.
+        optimizer.state[parameter][kind] = value.to(parameter.device, copy=True)
 
 
 def learning_rate(step: int, steps: int, schedule: Schedule) -> float:

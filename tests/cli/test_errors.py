@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,12 +20,6 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         ("check", "small.yaml", "--jsn"),
         2,
         "error: No such option '--jsn'. Did you mean '--json'?\n  help: ni check --help\n",
-    ),
-    "no recipe given": (("train",), 2, "error: Missing argument 'RECIPE'.\n  help: ni train --help\n"),
-    "steps between checkpoints": (
-        ("train", "small.yaml", "--every", "0"),
-        2,
-        "error: Invalid value for '--every': 0 is not in the range x>=1.\n  help: ni train --help\n",
     ),
     "absent recipe": (("check", "nope.yaml"), 3, "nope.yaml: error: there is no such file\n"),
     "a typo": (
@@ -110,6 +105,32 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         ("train", "small.yaml", "--output", "small.yaml"),
         2,
         "error: small.yaml: is no folder; name another with --output\n",
+    ),
+    "neither a recipe nor a run": (
+        ("train",),
+        2,
+        "error: name a RECIPE to train, or a run to go on with: ni train --resume RUN\n",
+    ),
+    "a recipe for a run that has one": (
+        ("train", "small.yaml", "--resume", "used"),
+        2,
+        "error: small.yaml: --resume takes the recipe of its run; leave the recipe out\n",
+    ),
+    "resumed and begun at once": (
+        ("train", "--resume", "used", "--from", "used"),
+        2,
+        "error: --from begins a new run with a checkpoint's weights, --resume goes on with a run; give one of them\n",
+    ),
+    "nothing to resume": (
+        ("train", "--resume", "used"),
+        6,
+        "error: used: holds no checkpoint; name a folder with a checkpoint.json, or a run that has saved one\n",
+    ),
+    "a seed for a run that has one": (
+        ("train", "--resume", "used", "seed=3"),
+        2,
+        "error: seed=3: a resumed run goes on as it began; only train.steps, train.log_every, train.evaluate_every may "
+        "change; to train these weights otherwise, use ni train RECIPE --from\n",
     ),
 }
 
@@ -208,4 +229,15 @@ def test_interrupted_run_is_saved(number: signal.Signals, code: int, small: Path
     assert "error: interrupted after step " in err
     (checkpoint,) = (small / "run" / "checkpoints").iterdir()
     assert f"saved as run/checkpoints/{checkpoint.name}" in err
-    assert (checkpoint / "model.safetensors").is_file()
+    assert "go on with ni train --resume run" in err
+    step = int(checkpoint.name.removeprefix("step-"))
+    done = subprocess.run(
+        [*command[:-1], "--resume", "run", f"train.steps={step + 2}", "--json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["checkpoint"] == f"run/checkpoints/step-{step + 2}"
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == [*range(step + 3), step + 2]  # the last line but one of training, the last of evaluation
