@@ -60,6 +60,31 @@ def test_an_idle_entry_moves_beside_the_busiest() -> None:
     nearest = (book.entry @ vector[0]) > 0.99
     assert int(nearest.sum()) >= 2
     torch.testing.assert_close(book.entry.norm(dim=1), torch.ones(4, dtype=torch.float64))
+    # The busy entry gave half of its use to the first idle one; sums agree with entries, so that the next step keeps them.
+    assert book.use[2] == 2
+    assert int((book.use == 2).sum()) == 2
+    torch.testing.assert_close(book.total, book.use.unsqueeze(-1) * book.entry)
+
+
+def test_use_is_measured_in_even_shares() -> None:
+    """However large the batch: entries that are used alike have a use of 1, whose sum over all is their number."""
+    book = codebook(size=4, decay=0.5)
+    number = torch.arange(4).repeat(25)
+    book.absorb(book.statistics(book.entry[number], number, torch.ones(100, dtype=torch.float64)))
+    torch.testing.assert_close(book.use, torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(book.total, book.entry)
+
+
+def test_commitment_is_the_mean_square_of_what_is_missing() -> None:
+    """Over types and over signatures each, times the weight; its gradient draws them to their entries."""
+    router = router_of("{use: quantised, commitment: 0.3, inner: {use: kernel, truncation: 2}}").train()
+    vectors = [vector.requires_grad_() for vector in types_and_signatures()]
+    loss = Answer.of(router(*vectors, context())).losses["commitment"]
+    entries = [router.codebook(vector)[0].detach() for vector in vectors]  # pyright: ignore[reportCallIssue]
+    gaps = [(v - e).square().sum(dim=-1).mean() for v, e in zip(vectors, entries, strict=True)]
+    torch.testing.assert_close(loss, 0.3 * (gaps[0] + gaps[1]))
+    for vector, entry, gradient in zip(vectors, entries, torch.autograd.grad(loss, vectors), strict=True):
+        assert float((gradient * (entry - vector.detach())).sum()) < 0
 
 
 def test_masked_elements_do_not_count() -> None:

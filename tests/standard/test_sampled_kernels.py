@@ -25,16 +25,26 @@ def drawn(text: str, number: int = DRAWS) -> torch.Tensor:
     return compatibility(router, type_BVT[:1].expand(number, -1, -1), signature_UT, context(batch=number)).detach()
 
 
-def test_hard_gumbel_takes_each_function_as_often_as_its_compatibility(mean_BUV: torch.Tensor) -> None:
+def test_hard_gumbel_takes_each_function_as_often_as_its_compatibility() -> None:
     """One function an element where any is open, none elsewhere; frequencies within five standard errors."""
-    draws = drawn("{use: gumbel_kernel, truncation: 0.6, hard: true}")
-    taken_V = (mean_BUV[0] > 0).any(dim=0)
-    assert 0 < taken_V.sum() < V
+    options = "truncation: 0.9, bandwidth: 0.5"  # three and four functions open for one element, with unequal shares
+    p_UV = compatibility(router_of(f"{{use: kernel, {options}}}"), *types_and_signatures(), context()).detach()[0]
+    assert int((p_UV > 0).sum(dim=0).max()) >= 3
+    draws = drawn(f"{{use: gumbel_kernel, {options}, hard: true}}")
+    taken_V = (p_UV > 0).any(dim=0)
     assert torch.equal((draws > 0).sum(dim=1), taken_V.long().expand(DRAWS, -1))
     assert bool(((draws == 0) | (draws == 1)).all())
-    p_UV = mean_BUV[0]
     error_UV = (p_UV * (1 - p_UV) / DRAWS).sqrt()
     assert bool(((draws.mean(dim=0) - p_UV).abs() <= 5 * error_UV + 1e-4).all())
+
+
+def test_elements_that_no_function_takes_are_drawn_by_none() -> None:
+    taken_V = (compatibility(KERNEL, *types_and_signatures(), context()).detach()[0] > 0).any(dim=0)
+    assert 0 < taken_V.sum() < V
+    for use in ("gumbel_kernel", "stochastic_kernel"):
+        for more in ("", ", hard: true") if use == "gumbel_kernel" else ("",):
+            opened = drawn(f"{{use: {use}, truncation: 0.6, bandwidth: 1{more}}}", 50) > 0
+            assert torch.equal(opened.any(dim=1), taken_V.expand(50, -1))
 
 
 def test_soft_gumbel_is_a_distribution_over_open_functions(mean_BUV: torch.Tensor) -> None:
@@ -67,7 +77,8 @@ def test_stochastic_opens_each_pair_with_the_probability_of_its_kernel() -> None
     opened = (draws > 1e-3).double()
     error_UV = (k_UV * (1 - k_UV) / DRAWS).sqrt()
     assert bool(((opened.mean(dim=0) - k_UV).abs() <= 5 * error_UV + 2e-3).all())
-    assert not draws[:, k_UV == 0].any()
+    warm = drawn("{use: stochastic_kernel, truncation: 0.6, temperature: 1.0}", 50)
+    assert torch.equal(warm > 0, (k_UV > 0).expand(50, -1, -1))  # closed stays closed, exactly
     assert float(draws.sum(dim=1).max()) <= 1 + 1e-9
 
 
