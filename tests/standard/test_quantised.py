@@ -130,3 +130,14 @@ def test_training_moves_the_codebook_and_evaluation_does_not(tmp_path: Path) -> 
         entries.append(model.state_dict()[name].clone())
         assert not torch.allclose(entries[-1], before)
     torch.testing.assert_close(*entries, atol=1e-5, rtol=1e-4)
+
+
+def test_one_codebook_around_another(tmp_path: Path) -> None:
+    """Each takes in its own statistics, though they are of one kind and one name."""
+    router = "model.router={use: quantised, size: 7, inner: {use: quantised, size: 5}}"
+    recipe = small_recipe(tmp_path, router, "train.steps=1")
+    model = build_model(recipe)
+    before = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("codebook.entry")}
+    LocalEngine(model, recipe).step(0, Order(build_data(recipe).open()["train"], 8, 0)[0], trace=False)
+    assert len(before) == 2
+    assert all(not torch.equal(model.state_dict()[name], value) for name, value in before.items())

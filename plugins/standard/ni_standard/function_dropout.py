@@ -28,7 +28,7 @@ class FunctionDropout(AroundRouter):
         self.config = config
 
     def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Answer:
-        answer = Answer.of(self.inner(type_BVT, signature_UT, context))
+        answer = self.ask(type_BVT, signature_UT, context)
         if not self.training:
             return answer._replace(result=self.config.keep * answer.result)
         uniform_BU = context.noise.uniform("keep", len(signature_UT), once=self.config.once)

@@ -72,8 +72,9 @@ class UnnormalisedKernel(KernelRouter):
 class StraightThroughKernel(KernelRouter):
     """The compatibilities of `kernel`, with the gradient of the kernel that is not truncated: -> [B, U, V].
 
-    So closed pairs learn too, and may open. Source: the author's straight-through truncation, which takes it on the kernel:
-    there the gradient explodes on elements that no function takes; taken on the normalised compatibility it is bounded.
+    Closed pairs learn too, and may open: by the normaliser, wherever some function is open, and by what the function would do,
+    unless that vanishes with c as under the residual `modulated`. Source: the author's straight-through truncation, taken on
+    the kernel: there the gradient explodes on elements that no function takes; on the normalised compatibility it is bounded.
     """
 
     gradient_through_closed = True

@@ -52,7 +52,7 @@ class Quantised(AroundRouter):
             # Each sample uses each signature, however the batch is divided.
             told.append((signature_UT, number_U, signature_UT.new_full((len(signature_UT),), len(type_BVT))))
             signature_UT = entry_UT
-        answer = Answer.of(self.inner(type_BVT, signature_UT, context))
+        answer = self.ask(type_BVT, signature_UT, context)
         if not self.training:
             return answer
         losses, statistics = {**answer.losses}, {**answer.statistics}
