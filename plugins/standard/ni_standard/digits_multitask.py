@@ -27,8 +27,8 @@ class DigitsMultitask(Data):
         tinted    a colour times (1 - digit): dark strokes on a light, tinted ground
 
     A sample has an answer for its own task only. Each training sample is moved, and textures and colours are drawn anew
-    each time; those of the test part are always the same. Source: Neural Interpreters, section 4.1, whose data (MNIST, MNIST-M,
-    SVHN) it stands in for; the blend follows Ganin et al., "Domain-adversarial training of neural networks", 2016.
+    each time; those of the test part are always the same. Stands in for the data of the paper's multi-task experiment
+    (MNIST, MNIST-M, SVHN); the blend follows Ganin et al., "Domain-adversarial training of neural networks", 2016.
     """
 
     @config

@@ -17,7 +17,7 @@ class Multitask(Data):
     """Other data sets, each of one task, under the names that the recipe gives them; their inputs must be alike.
 
     A sample has an answer for its own task only, and is drawn as often as any other, so that larger sets are seen more.
-    Source: Neural Interpreters, section 4.1, and the author's `num_classes_in_dataset`.
+    Source: the author's `num_classes_in_dataset`, and the paper's multi-task experiment.
     """
 
     @config
