@@ -115,3 +115,24 @@ def test_draws_depend_on_sample_iteration_and_script_alone(text: str) -> None:
     )
     for other in (context(iteration=1), context(script=1), context(seed=1)):
         assert not torch.equal(compatibility(router, type_BVT, signature_UT, other), whole)
+
+
+class Ends:
+    """Noise at both ends of what can be drawn."""
+
+    def uniform(self, name: str, *shape: int, once: bool = False) -> torch.Tensor:
+        ends = torch.tensor([0.0, 1 - 2.0**-24])
+        return ends.repeat(B * shape[0] * shape[1])[: B * shape[0] * shape[1]].view(B, *shape)
+
+
+@pytest.mark.parametrize("use", ["gumbel_kernel", "stochastic_kernel"])
+@pytest.mark.parametrize("bandwidth", [1, 0.01])
+def test_the_ends_of_the_noise_are_finite(use: str, bandwidth: float) -> None:
+    """In fp32, where 1 - 2^-24 plus a little is 1: forward and gradients."""
+    router = router_of(f"{{use: {use}, truncation: 2, bandwidth: {bandwidth}}}").float().train()
+    type_BVT, signature_UT = (vector.float().requires_grad_() for vector in types_and_signatures())
+    found = compatibility(router, type_BVT, signature_UT, context()._replace(noise=Ends()))
+    weight = torch.arange(found.numel()).view_as(found) / found.numel()
+    gradients = torch.autograd.grad((found * weight).sum(), [type_BVT, signature_UT, router.log_bandwidth])  # pyright: ignore
+    assert bool(found.isfinite().all())
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)

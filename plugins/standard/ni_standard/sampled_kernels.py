@@ -9,12 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ni_framework.contracts import Build, Context, Sizes
-from ni_framework.nn.kernel import normalised
+from ni_framework.nn.kernel import distance, normalised
 from ni_framework.nn.straight_through import straight_through
 from ni_framework.options import config, option
 from ni_standard.kernels import KernelOptions, KernelRouter
 
-_TINY = 2.0**-25  # half the distance between two uniform numbers: keeps logarithms finite, changes no other digit
+_STEP = 2.0**-24  # between two uniform numbers
+
+
+def _inside(uniform: Tensor) -> Tensor:
+    """Uniform numbers in (0, 1): neither end, whose logarithms are infinite, also after rounding to fp32."""
+    return uniform.clamp(_STEP / 2, 1 - _STEP)
 
 
 class GumbelKernel(KernelRouter):
@@ -40,13 +45,13 @@ class GumbelKernel(KernelRouter):
         self.gradient_through_closed = config.hard
 
     def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
-        kernel_BUV = self.kernel(type_BVT, signature_UT)
         if not self.training and self.draw.evaluation == "mean":
-            return normalised(kernel_BUV)
-        uniform_BUV = context.noise.uniform("gumbel", *kernel_BUV.shape[1:]).to(kernel_BUV.dtype)
-        gumbel_BUV = -torch.log(-torch.log(uniform_BUV + _TINY))
-        opened_BUV = kernel_BUV > 0
-        logit_BUV = torch.where(opened_BUV, kernel_BUV, 1).log() + gumbel_BUV
+            return normalised(self.kernel(type_BVT, signature_UT))
+        distance_BUV = distance(type_BVT, signature_UT)
+        uniform_BUV = context.noise.uniform("gumbel", *distance_BUV.shape[1:]).to(distance_BUV.dtype)
+        gumbel_BUV = -torch.log(-torch.log1p(_inside(uniform_BUV) - 1))
+        opened_BUV = distance_BUV < self.config.truncation
+        logit_BUV = gumbel_BUV - distance_BUV / self.log_bandwidth.exp()  # log k, which may be too small for k itself
         # An element without any function gets uniform weights here, and then 0.
         logit_BUV = torch.where(opened_BUV, logit_BUV, -1e30) / self.draw.temperature
         soft_BUV = torch.where(opened_BUV, torch.softmax(logit_BUV, dim=1), 0)
@@ -81,7 +86,7 @@ class StochasticKernel(KernelRouter):
         if self.training or self.draw.evaluation == "sample":
             uniform_BUV = context.noise.uniform("open", *kernel_BUV.shape[1:]).to(kernel_BUV.dtype)
             # A kernel value of 1 would be an infinite logit.
-            logit_BUV = torch.logit(kernel_BUV, eps=1e-6) + torch.logit(uniform_BUV + _TINY)
+            logit_BUV = torch.logit(kernel_BUV, eps=1e-6) + torch.logit(_inside(uniform_BUV))
             kernel_BUV = torch.where(kernel_BUV > 0, torch.sigmoid(logit_BUV / self.draw.temperature), 0)
         elif self.draw.evaluation == "threshold":
             kernel_BUV = torch.where(kernel_BUV > 0.5, kernel_BUV, 0)
