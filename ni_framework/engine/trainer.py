@@ -130,7 +130,11 @@ class Training:
     def finish(self) -> dict[str, Any]:
         """The steps that are left, evaluation, the last checkpoint, and the summary of it all."""
         self._steps()
-        self.metrics |= evaluate(self.engine.model, self.test, self.engine.autocast())
+        try:
+            self.metrics |= evaluate(self.engine.model, self.test, self.engine.autocast())
+        except Exception:  # a file of the held-out part that cannot be read, say: what was trained is not lost
+            self._save()
+            raise
         tests = {name: value for name, value in self.metrics.items() if name.startswith("test/")}
         self.hook.run_evaluation(step=self.step, metrics=tests)
         summary = {

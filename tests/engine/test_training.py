@@ -12,6 +12,7 @@ from ni_framework import build_model
 from ni_framework.contracts import Batch
 from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.trainer import train
+from ni_framework.errors import RunError
 from tests.engine.small import small_recipe
 
 DRAWING = "model.router={use: function_dropout, keep: 0.7, inner: {use: quantised, size: 5, inner: stochastic_kernel}}"
@@ -108,3 +109,15 @@ def test_metrics_file_holds_every_line(tmp_path: Path) -> None:
     assert routing | {"routing/state_norm/script0/iteration1"} <= lines[0].keys()
     assert routing | {"train/loss", "train/accuracy", "lr"} <= lines[1].keys()
     assert {"test/loss", "test/accuracy"} <= lines[-1].keys()
+
+
+def test_a_failing_evaluation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained is saved before the error is told."""
+
+    def fails(*arguments: object) -> dict[str, float]:
+        raise RunError("a file cannot be read")
+
+    monkeypatch.setattr("ni_framework.engine.trainer.evaluate", fails)
+    with pytest.raises(RunError, match="a file cannot be read"):
+        train(small_recipe(tmp_path), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "step-6" / "model.safetensors").is_file()

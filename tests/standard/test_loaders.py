@@ -204,6 +204,12 @@ FAULTS: dict[str, tuple[str, str, bytes | str | None, str]] = {
         "mnist_m_test_labels.txt:1: expected the name",
     ),
     "list without labels": ("mnist_m", "mnist_m_test_labels.txt", "00000000.png\n", "labels.txt:1: expected the name"),
+    "list with a label too long": (
+        "mnist_m",
+        "mnist_m_test_labels.txt",
+        "a.png " + "9" * 5000,
+        "labels.txt:1: expected",
+    ),
     "list of absent images": ("mnist_m", "mnist_m_test_labels.txt", "a.png 1\nb.png 2\n", "lacks a.png and 1 more"),
     "no npz": ("npz", "own.npz", b"PK\3\4nonsense", "cannot be read as a .npz file of numbers"),
     "a class that training has not": ("image_folder", "val/new/a.png", b"", "val/new: is a class that"),
@@ -342,6 +348,10 @@ def test_several_data_sets_are_tasks_of_one_model(tmp_path: Path) -> None:
         (
             "{one: digits, two: svhn}",
             "data.tasks.two: has inputs of shape [3, 32, 32], but those of one have [1, 8, 8]",
+        ),
+        (
+            "{one: digits, two: {use: svhn, image: [2, 8, 8]}}",
+            "data.tasks.two.image: images have 1 channel (grey) or 3",
         ),
         ("{one: digits, two: dgits}", "data.tasks.two: there is no data `dgits`"),
     ],

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ni_framework.contracts import Batch
-from ni_framework.errors import RunError
+from ni_framework.errors import OptionError, RunError
 from ni_framework.nn.random import keys, uniform
 from ni_framework.options import config, option
 
@@ -28,6 +28,10 @@ class ImageOptions:
     )
     shift: int = option(default=0, ge=0, help="largest shift of a training image along each axis, in pixels")
     flip: bool = option(default=False, help="whether training images are mirrored half of the time")
+
+    def __attrs_post_init__(self) -> None:
+        if self.image[0] not in (1, 3):
+            raise OptionError("image", f"images have 1 channel (grey) or 3 (colour), not {self.image[0]}")
 
 
 class ImageSplit:
@@ -53,7 +57,12 @@ def split_of(
 
     Raises `RunError`, naming the source, for arrays that are no such images and labels.
     """
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or 0 in images.shape[1:3]
+        or (images.ndim == 4 and images.shape[3] not in (1, 3))
+    ):
         raise RunError(
             f"{source}: expected images as bytes of shape [n, rows, columns] or [n, rows, columns, 1 or 3], "
             f"not {images.dtype} of shape {list(images.shape)}"

@@ -14,6 +14,8 @@ from ni_standard.files import find
 from ni_standard.images import TASK, ImageOptions, ImageSplit, checked_labels
 from ni_standard.pictures import Pictures
 
+DIGITS = tuple("0123456789")
+
 
 class MnistM(Data):
     """MNIST's digits blended into photographs, in colour: folders mnist_m_train and mnist_m_test, and a list of labels for each.
@@ -47,7 +49,7 @@ class MnistM(Data):
         names, numbers = [], []
         for line, text in enumerate(labels.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             words = text.split()
-            if len(words) != 2 or not words[1].isdecimal() or Path(words[0]).name != words[0]:
+            if len(words) != 2 or words[1] not in DIGITS or Path(words[0]).name != words[0]:
                 raise RunError(f"{labels}:{line}: expected the name of an image and its label, not {text[:60]!r}")
             names.append(words[0])
             numbers.append(int(words[1]))

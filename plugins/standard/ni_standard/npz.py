@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,5 +62,5 @@ def read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:
         raise RunError(
             f"{path.absolute()}: there is no such file; let the data's `file` in the recipe name a .npz file"
         ) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
         raise RunError(f"{path}: cannot be read as a .npz file of numbers: {error}") from error

@@ -51,4 +51,5 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: expected X of shape [rows, columns, 3, n] and whole numbers y, not {images.dtype} of shape "
             f"{list(images.shape)} and {labels.dtype}; get the file again"
         )
-    return np.moveaxis(images, 3, 0), labels.reshape(-1) % 10
+    digits = labels.reshape(-1)
+    return np.moveaxis(images, 3, 0), np.where(digits == 10, 0, digits)
