@@ -136,3 +136,9 @@ def test_the_ends_of_the_noise_are_finite(use: str, bandwidth: float) -> None:
     gradients = torch.autograd.grad((found * weight).sum(), [type_BVT, signature_UT, router.log_bandwidth])  # pyright: ignore
     assert bool(found.isfinite().all())
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def test_noise_of_another_name_is_other_noise() -> None:
+    noise = context().noise
+    assert torch.equal(noise.uniform("a", 5), noise.uniform("a", 5))
+    assert not torch.equal(noise.uniform("a", 5), noise.uniform("b", 5))

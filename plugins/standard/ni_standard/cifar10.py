@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ni_framework.contracts import Build, Data
 from ni_framework.errors import RunError
 from ni_framework.options import config, option
 from ni_standard.files import find
-from ni_standard.images import TASK, ImageOptions, ImageSplit, split_of
+from ni_standard.images import ImageData, ImageOptions, ImageSplit, split_of
 
 _ROW = 1 + 3 * 32 * 32  # a label, then red, green and blue row by row
 
 
-class Cifar10(Data):
+class Cifar10(ImageData):
     """60,000 photographs of ten kinds of thing, 32 x 32 in colour: data_batch_1.bin to data_batch_5.bin and test_batch.bin.
 
     Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009. Only the binary version is read: the
@@ -26,12 +25,6 @@ class Cifar10(Data):
     @config
     class Config(ImageOptions):
         root: str = option(default="data/cifar-10-batches-bin", help="folder with the six .bin files")
-
-    tasks: Mapping[str, int] = {TASK: 10}
-
-    def __init__(self, config: Config, build: Build) -> None:
-        self.config = config
-        self.shape = config.image
 
     def open(self) -> dict[str, ImageSplit]:
         names = [f"data_batch_{number}.bin" for number in range(1, 6)]

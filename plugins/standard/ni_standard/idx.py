@@ -6,21 +6,20 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ni_framework.contracts import Build, Data
+from ni_framework.contracts import Build
 from ni_framework.errors import RunError
 from ni_framework.options import config, option
 from ni_standard.files import find
-from ni_standard.images import TASK, ImageOptions, ImageSplit, split_of
+from ni_standard.images import TASK, ImageData, ImageOptions, ImageSplit, split_of
 
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
-class Idx(Data):
+class Idx(ImageData):
     """Images and labels in four IDX files, as MNIST comes: train-images-idx3-ubyte and its like, packed by gzip or not.
 
     Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", whose page defines the format.
@@ -32,9 +31,8 @@ class Idx(Data):
         classes: int = option(default=10, ge=2, help="number of classes")
 
     def __init__(self, config: Config, build: Build) -> None:
-        self.config = config
-        self.shape = config.image
-        self.tasks: Mapping[str, int] = {TASK: config.classes}
+        super().__init__(config, build)
+        self.tasks = {TASK: config.classes}
 
     def open(self) -> dict[str, ImageSplit]:
         names = [

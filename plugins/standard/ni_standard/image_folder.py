@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from ni_framework.contracts import Build, Data
+from ni_framework.contracts import Build
 from ni_framework.errors import RunError
 from ni_framework.options import config, option
 from ni_standard.files import find
-from ni_standard.images import TASK, ImageOptions, ImageSplit
+from ni_standard.images import TASK, ImageData, ImageOptions, ImageSplit
 from ni_standard.pictures import ENDINGS, Pictures
 
 
-class ImageFolder(Data):
+class ImageFolder(ImageData):
     """Images in `root/train/<class>/` and `root/test/<class>/` (or `root/val/`), of any size; classes are numbered by name.
 
     Files are decoded as batches need them, so that the data may be larger than the memory.
@@ -27,9 +26,8 @@ class ImageFolder(Data):
         classes: int = option(ge=2, help="number of classes, that is of folders in train")
 
     def __init__(self, config: Config, build: Build) -> None:
-        self.config = config
-        self.shape = config.image
-        self.tasks: Mapping[str, int] = {TASK: config.classes}
+        super().__init__(config, build)
+        self.tasks = {TASK: config.classes}
 
     def open(self) -> dict[str, ImageSplit]:
         train, test = find(self.config.root, ["train", ("test", "val")], "your images, a folder for each class, ")

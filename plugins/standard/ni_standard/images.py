@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ni_framework.contracts import Batch
+from ni_framework.contracts import Batch, Build, Data
 from ni_framework.errors import OptionError, RunError
 from ni_framework.nn.random import keys, uniform
 from ni_framework.options import config, option
@@ -32,6 +33,16 @@ class ImageOptions:
     def __attrs_post_init__(self) -> None:
         if self.image[0] not in (1, 3):
             raise OptionError("image", f"images have 1 channel (grey) or 3 (colour), not {self.image[0]}")
+
+
+class ImageData(Data):
+    """Base of data sets of labelled images: one task, of ten classes unless a subclass says otherwise."""
+
+    tasks: Mapping[str, int] = {TASK: 10}
+
+    def __init__(self, config: Any, build: Build) -> None:
+        self.config = config
+        self.shape = config.image
 
 
 class ImageSplit:

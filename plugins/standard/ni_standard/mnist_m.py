@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ni_framework.contracts import Build, Data
 from ni_framework.errors import RunError
 from ni_framework.options import config, option
 from ni_standard.files import find
-from ni_standard.images import TASK, ImageOptions, ImageSplit, checked_labels
+from ni_standard.images import ImageData, ImageOptions, ImageSplit, checked_labels
 from ni_standard.pictures import Pictures
 
 DIGITS = tuple("0123456789")
 
 
-class MnistM(Data):
+class MnistM(ImageData):
     """MNIST's digits blended into photographs, in colour: folders mnist_m_train and mnist_m_test, and a list of labels for each.
 
     A list has a line for each image: its name, then its label. Source: Ganin et al., "Domain-adversarial training of
@@ -29,12 +27,6 @@ class MnistM(Data):
         root: str = option(
             default="data/mnist_m", help="folder with mnist_m_train, mnist_m_train_labels.txt, and the same of test"
         )
-
-    tasks: Mapping[str, int] = {TASK: 10}
-
-    def __init__(self, config: Config, build: Build) -> None:
-        self.config = config
-        self.shape = config.image
 
     def open(self) -> dict[str, ImageSplit]:
         parts = ("train", "test")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import lzma
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ni_framework.contracts import Build, Data
+from ni_framework.contracts import Build
 from ni_framework.errors import RunError
 from ni_framework.options import config, option
-from ni_standard.images import TASK, ImageOptions, ImageSplit, split_of
+from ni_standard.images import TASK, ImageData, ImageOptions, ImageSplit, split_of
 
 
-class Npz(Data):
+class Npz(ImageData):
     """Images and labels in one .npz file: bytes [n, Y, X] or [n, Y, X, C], and whole numbers [n] from 0. Nothing is unpickled.
 
     The names of its arrays follow the options, `{part}` standing for train or test: by default x_train, y_train, x_test,
@@ -31,9 +30,8 @@ class Npz(Data):
         labels: str = option(default="y_{part}", help="name of an array of labels")
 
     def __init__(self, config: Config, build: Build) -> None:
-        self.config = config
-        self.shape = config.image
-        self.tasks: Mapping[str, int] = {TASK: config.classes}
+        super().__init__(config, build)
+        self.tasks = {TASK: config.classes}
 
     def open(self) -> dict[str, ImageSplit]:
         path = Path(self.config.file).expanduser()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ni_framework.contracts import Build, Data
 from ni_framework.errors import RunError
 from ni_framework.options import config, option
 from ni_standard.files import find
-from ni_standard.images import TASK, ImageOptions, ImageSplit, split_of
+from ni_standard.images import ImageData, ImageOptions, ImageSplit, split_of
 
 
-class Svhn(Data):
+class Svhn(ImageData):
     """House numbers cropped to one digit, 32 x 32 in colour, in the two files train_32x32.mat and test_32x32.mat.
 
     Source: Netzer et al., "Reading digits in natural images with unsupervised feature learning", 2011. Label 10 is the digit 0.
@@ -23,12 +21,6 @@ class Svhn(Data):
     @config
     class Config(ImageOptions):
         root: str = option(default="data/svhn", help="folder with train_32x32.mat and test_32x32.mat")
-
-    tasks: Mapping[str, int] = {TASK: 10}
-
-    def __init__(self, config: Config, build: Build) -> None:
-        self.config = config
-        self.shape = config.image
 
     def open(self) -> dict[str, ImageSplit]:
         parts = ("train", "test")
