@@ -16,8 +16,9 @@ def command(checkpoint: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Overrides may change what has no parameters, as model.iterations=8.
     """
-    from ni_framework.engine.checkpoint import find_checkpoint, load_checkpoint
+    from ni_framework.engine.checkpoint import load_checkpoint
     from ni_framework.engine.evaluate import evaluate
+    from ni_framework.engine.run_folder import find_checkpoint
     from ni_framework.model.compose import build_data
 
     folder = find_checkpoint(checkpoint)

@@ -82,7 +82,7 @@ class Progress:
             seen = self.samples // self.batch - 1  # steps since the first, whatever its number
             left = (time.monotonic() - self.begin) / max(seen, 1) * (self.steps - step)
             self.console.print(
-                f"step {step}/{self.steps}  loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.1%}  "
+                f"step {step}/{self.steps}  {_learned(metrics)}  "
                 f"{self._rate()} images/s  use {_percents(use)}  left {left:.0f} s"
             )
 
@@ -103,6 +103,13 @@ class Progress:
         """Samples per second since the first step."""
         seconds, samples = time.monotonic() - self.begin, self.samples - self.batch
         return f"{samples / seconds:,.0f}" if samples > 0 and seconds > 0 else "-"
+
+
+def _learned(metrics: Mapping[str, float]) -> str:
+    """Loss and accuracy of an interval, unless all of its steps were skipped."""
+    if "train/loss" not in metrics:
+        return "no step was taken"
+    return f"loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.1%}"
 
 
 def _probe_line(figures: Mapping[str, float]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ni_framework.cli.output import emit, json_option, narrate, overrides_argument, table
+from ni_framework.cli.output import emit, fail, json_option, narrate, overrides_argument, table
 from ni_framework.errors import UsageError
 
 
@@ -18,6 +17,7 @@ from ni_framework.errors import UsageError
 @overrides_argument
 @click.option("--output", metavar="DIR", help="The run folder (default: runs/<recipe>/<time>).")
 @click.option("--every", type=click.IntRange(min=1), metavar="STEPS", help="Steps between two checkpoints.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Checkpoints that stay (default: all).")
 @click.option("--from", "start", metavar="CHECKPOINT", help="Begin with this checkpoint's weights.")
 @click.option(
     "--resume", "resumed", metavar="RUN", help="Go on with an interrupted run, or from a checkpoint; no RECIPE then."
@@ -28,6 +28,7 @@ def command(
     overrides: tuple[str, ...],
     output: str | None,
     every: int | None,
+    keep: int | None,
     start: str | None,
     resumed: str | None,
     as_json: bool,
@@ -36,13 +37,16 @@ def command(
 
     With --resume, a run goes on as if it had never stopped; train.steps may be raised.
     """
-    if resumed is not None:
-        given = [recipe] if recipe else []
-        summary = _resume(resumed, [*given, *overrides], output, every, start)
-    elif recipe is None:
-        raise UsageError("name a RECIPE to train, or a run to go on with: ni train --resume RUN")
-    else:
-        summary = _train(recipe, overrides, output, every, start)
+    from ni_framework.engine.interrupt import exits_at_once
+
+    with exits_at_once(lambda code: fail("stopped at once; nothing is lost that was saved before", code, as_json)):
+        if resumed is not None:
+            given = [recipe] if recipe else []
+            summary = _resume(resumed, [*given, *overrides], output, every, keep, start)
+        elif recipe is None:
+            raise UsageError("name a RECIPE to train, or a run to go on with: ni train --resume RUN")
+        else:
+            summary = _train(recipe, overrides, output, every, keep, start)
     tests = [
         (name.replace("test/", "held-out "), _shown(name, value))
         for name, value in summary["metrics"].items()
@@ -59,22 +63,28 @@ def command(
 
 
 def _train(
-    recipe: str, overrides: Sequence[str], output: str | None, every: int | None, start: str | None
+    recipe: str, overrides: Sequence[str], output: str | None, every: int | None, keep: int | None, start: str | None
 ) -> dict[str, Any]:
     from ni_framework.registry import load_recipe
 
     checked = load_recipe(recipe, overrides)
 
     from ni_framework.cli.progress import Progress
+    from ni_framework.engine.run_folder import new_run
     from ni_framework.engine.trainer import train
 
-    run = Path(output) if output else Path("runs") / checked.name / f"{datetime.now():%Y%m%d-%H%M%S}"
+    run = Path(output) if output else new_run(checked.name)
     with Progress() as progress:
-        return train(checked, run, every=every, start=start, listeners=[progress])
+        return train(checked, run, every=every, keep=keep, start=start, listeners=[progress])
 
 
 def _resume(
-    resumed: str, overrides: Sequence[str], output: str | None, every: int | None, start: str | None
+    resumed: str,
+    overrides: Sequence[str],
+    output: str | None,
+    every: int | None,
+    keep: int | None,
+    start: str | None,
 ) -> dict[str, Any]:
     if start is not None:
         raise UsageError(
@@ -85,15 +95,11 @@ def _resume(
             raise UsageError(f"{override}: --resume takes the recipe of its run; leave the recipe out")
 
     from ni_framework.cli.progress import Progress
-    from ni_framework.engine.resume import find_resumption
     from ni_framework.engine.trainer import resume
 
-    resumption = find_resumption(resumed, overrides)
-    run = Path(output) if output else resumption.run
-    if run is None:
-        raise UsageError(f"{resumed}: no run can go on in place from here; name a new run folder with --output")
+    run = Path(output) if output else None
     with Progress() as progress:
-        return resume(resumption, run, every=every, listeners=[progress])
+        return resume(resumed, overrides, run, every=every, keep=keep, listeners=[progress])
 
 
 def _shown(name: str, value: float) -> str:

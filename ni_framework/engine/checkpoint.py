@@ -1,146 +1,115 @@
-"""A checkpoint: a folder with the weights (safetensors), the complete recipe, and a manifest with checksums."""
+"""A checkpoint: a folder with weights and training state (safetensors), recipe, lock, golden batch and manifest."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
+from attrs import evolve, frozen
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ni_framework import recipe as recipes
-from ni_framework.errors import CheckpointError
+from ni_framework.engine.files import published, write_file
+from ni_framework.engine.golden import golden_batch
+from ni_framework.engine.manifest import (
+    AVERAGE,
+    GOLDEN,
+    LOCK,
+    MANIFEST,
+    RECIPE,
+    TRAINING,
+    WEIGHTS,
+    Manifest,
+    file_entry,
+    manifest_bytes,
+    read_checked,
+    read_manifest,
+)
+from ni_framework.engine.run_folder import find_checkpoint
+from ni_framework.errors import CheckpointError, RunError
 from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.recipe import Recipe
-from ni_framework.registry import load_recipe
-
-FORMAT = 1
-WEIGHTS, TRAINING, RECIPE, MANIFEST = "model.safetensors", "training.safetensors", "recipe.yaml", "checkpoint.json"
+from ni_framework.registry import recipe_in
 
 
-def save_checkpoint(
-    folder: Path,
-    model: Interpreter,
-    recipe: Recipe,
-    step: int,
-    metrics: Mapping[str, float],
-    training: Mapping[str, Tensor] | None = None,
-    seconds: float = 0.0,
-) -> Path:
+@frozen(kw_only=True)
+class Snapshot:
+    """What a checkpoint holds: all that the next step, and a user of the model, may need."""
+
+    model: Interpreter
+    average: Interpreter | None = None  # the model with averaged weights
+    training: Mapping[str, Tensor] = {}  # what the next step needs beside the weights, by name
+    recipe: Recipe
+    lock: Mapping[str, Any]
+    step: int
+    seconds: float = 0.0
+    evaluated: bool = False
+    every: int | None = None
+    keep: int | None = None
+    metrics: Mapping[str, float] = {}
+
+
+def save_checkpoint(place: Path, snapshot: Snapshot) -> Path:
     """Writes a checkpoint beside its place and renames it in one step: a folder with the final name is complete.
 
-    `training` is what the next step needs beside the weights, by name; `seconds` how long training took so far.
+    Raises `RunError` for weights that are not finite: such a checkpoint would only push out a good one.
     """
-    files = {
-        WEIGHTS: _tensor_bytes(model.state_dict()),
-        TRAINING: _tensor_bytes(training or {}),
-        RECIPE: recipes.dump(recipe).encode(),
-    }
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        "seconds": seconds,
-        "name": recipe.name,
-        "metrics": dict(metrics),
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    }
-    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    beside.mkdir(parents=True)
-    for name, content in files.items():
-        with open(beside / name, "wb") as file:
-            file.write(content)
-            os.fsync(file.fileno())
-    before = folder.with_name(f".{folder.name}.before.{os.getpid()}")
-    if folder.exists():  # the last steps of an interrupted run, saved again
-        folder.rename(before)
-    beside.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
-    return folder
+    tensors = {WEIGHTS: snapshot.model.state_dict(), TRAINING: dict(snapshot.training)}
+    if snapshot.average is not None:
+        tensors[AVERAGE] = snapshot.average.state_dict()
+    for name, value in (entry for file in tensors.values() for entry in file.items()):
+        if value.is_floating_point() and not value.isfinite().all():
+            raise RunError(
+                f"step {snapshot.step}: {name} is not finite, so nothing was saved; go on from an earlier checkpoint"
+            )
+    tensors[GOLDEN] = golden_batch(snapshot.average or snapshot.model)
+    entries = {}
+    with published(place) as folder:
+        for name, content in tensors.items():
+            entries[name] = _write(folder / name, _tensor_bytes(content))
+        entries[RECIPE] = _write(folder / RECIPE, recipes.dump(snapshot.recipe).encode())
+        entries[LOCK] = _write(folder / LOCK, (json.dumps(snapshot.lock, indent=2) + "\n").encode())
+        manifest = Manifest(
+            step=snapshot.step,
+            seconds=snapshot.seconds,
+            name=snapshot.recipe.name,
+            evaluated=snapshot.evaluated,
+            every=snapshot.every,
+            keep=snapshot.keep,
+            metrics=dict(snapshot.metrics),
+            files=entries,
+        )
+        write_file(folder / MANIFEST, manifest_bytes(manifest))
+    return place
+
+
+def _write(path: Path, content: bytes) -> dict[str, Any]:
+    write_file(path, content)
+    return file_entry(content)
 
 
 def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, oldest first, whole or not."""
-    found = [entry.parent for entry in run.glob(f"checkpoints/step-*/{MANIFEST}")]
-    return sorted((folder for folder in found if step_of(folder) is not None), key=lambda folder: step_of(folder) or 0)
-
-
-def step_of(folder: Path) -> int | None:
-    """The step in a checkpoint's name; None for another folder."""
-    number = folder.name.removeprefix("step-")
-    return int(number) if number.isascii() and number.isdecimal() else None
-
-
-def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that a path means: the folder itself, or the newest in a run folder.
-
-    Raises `CheckpointError` if there is none.
-    """
-    folder = Path(path)
-    if not folder.exists():
-        raise CheckpointError(f"{folder}: there is no such checkpoint; name a checkpoint folder or a run folder")
-    if (folder / MANIFEST).is_file():
-        return folder
-    found = checkpoints_of(folder)
-    if not found:
-        raise CheckpointError(
-            f"{folder}: holds no checkpoint; name a folder with a {MANIFEST}, or a run that has saved one"
-        )
-    return found[-1]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, after every file has been compared with its checksum.
-
-    Raises `CheckpointError` for a foreign, damaged or newer one.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        files, known = dict(manifest["files"]), manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: is no manifest of ni_framework ({error}); name another checkpoint"
-        ) from error
-    if known != FORMAT:
-        raise CheckpointError(
-            f"{folder}: has checkpoint format {known}, this ni_framework reads {FORMAT}; upgrade ni_framework"
-        )
-    for name in (WEIGHTS, TRAINING, RECIPE):
-        try:
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder / name}: cannot be read: {error.strerror}; use another checkpoint"
-            ) from error
-        if digest != files.get(name):
-            raise CheckpointError(f"{folder / name}: is damaged (its checksum differs); use another checkpoint")
-    return manifest
-
-
 def load_checkpoint(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[Interpreter, Recipe]:
-    """The model of a checkpoint with its weights, in evaluation mode, and its recipe.
+    """The model of a checkpoint, in evaluation mode, and its recipe; the weights are the averaged ones if it has them.
 
     Overrides may change what has no parameters, as `model.iterations=8`. Raises `CheckpointError` if the weights do not fit.
     """
     folder = find_checkpoint(path)
     manifest = read_manifest(folder)
-    recipe = attrs.evolve(load_recipe(folder / RECIPE, overrides), name=str(manifest.get("name", "recipe")))
+    recipe = read_recipe(folder, manifest, overrides)
     model = build_model(recipe)  # with initial values: a component may have buffers that no checkpoint holds
-    load_weights(model, folder)
+    load_weights(model, folder, best_weights(manifest))
     return model.eval(), recipe
 
 
@@ -149,19 +118,30 @@ def load_model(checkpoint: str | os.PathLike[str]) -> Interpreter:
     return load_checkpoint(checkpoint)[0]
 
 
-def load_weights(model: Interpreter, folder: Path) -> None:
-    """Fills a model with a checkpoint's weights.
+def read_recipe(folder: Path, manifest: Manifest, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a checkpoint, complete in itself."""
+    text = read_checked(folder, manifest, RECIPE).decode("utf-8", errors="replace")
+    return evolve(recipe_in(text, overrides, str(folder / RECIPE)), name=manifest.name)
+
+
+def best_weights(manifest: Manifest) -> str:
+    """The file with the weights that a user of the model wants."""
+    return AVERAGE if AVERAGE in manifest.files else WEIGHTS
+
+
+def load_weights(model: Interpreter, folder: Path, name: str = WEIGHTS) -> None:
+    """Fills a model with the weights in a checkpoint's file.
 
     Raises `CheckpointError` naming what is missing, left over or of another shape.
     """
-    stored = read_tensors(folder, WEIGHTS)
+    stored = read_tensors(folder, read_manifest(folder), name)
     wanted = model.state_dict()
-    faults = [f"lacks {name}" for name in wanted if name not in stored]
-    faults += [f"has {name}, which the model has not" for name in stored if name not in wanted]
+    faults = [f"lacks {key}" for key in wanted if key not in stored]
+    faults += [f"has {key}, which the model has not" for key in stored if key not in wanted]
     faults += [
-        f"has {name} of shape {list(stored[name].shape)}, the model {list(wanted[name].shape)}"
-        for name in wanted
-        if name in stored and stored[name].shape != wanted[name].shape
+        f"has {key} of {_kind(stored[key])}, the model {_kind(wanted[key])}"
+        for key in wanted
+        if key in stored and _kind(stored[key]) != _kind(wanted[key])
     ]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -172,11 +152,15 @@ def load_weights(model: Interpreter, folder: Path) -> None:
         model.load_state_dict(stored)
 
 
-def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+def _kind(tensor: Tensor) -> str:
+    return f"shape {list(tensor.shape)} ({str(tensor.dtype).removeprefix('torch.')})"
+
+
+def read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tensor]:
     """The tensors in a file of a checkpoint; raises `CheckpointError` if it cannot be read as safetensors."""
     try:
-        return load_tensors((folder / name).read_bytes())
-    except (OSError, SafetensorError) as error:
+        return load_tensors(read_checked(folder, manifest, name))
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / name}: cannot be read as safetensors: {error}; use another checkpoint"
         ) from error

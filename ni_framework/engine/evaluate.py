@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,13 +16,24 @@ from ni_framework.nn.random import keys
 BATCH = 256
 
 
-def evaluate(model: Interpreter, split: Split, autocast: torch.autocast | None = None) -> dict[str, float]:
-    """`test/<metric>`, mean over samples and then tasks; with several tasks also `test/<metric>/<task>`."""
+class Stopped(Exception):
+    """An evaluation that was asked to stop."""
+
+
+def evaluate(
+    model: Interpreter, split: Split, autocast: torch.autocast | None = None, stop: Callable[[], bool] = lambda: False
+) -> dict[str, float]:
+    """`test/<metric>`, mean over samples and then tasks; with several tasks also `test/<metric>/<task>`.
+
+    Raises `Stopped` between two batches once `stop` says so.
+    """
     device = next(model.parameters()).device
     sums: dict[str, dict[str, torch.Tensor]] = {}
     counts: dict[str, torch.Tensor] = {}
     with evaluating(model), torch.no_grad(), autocast or torch.autocast(device.type, enabled=False):
         for start in range(0, len(split), BATCH):
+            if stop():
+                raise Stopped
             index_B = torch.arange(start, min(start + BATCH, len(split)))
             batch = to(split.batch(index_B, None)._replace(key=keys(0, index_B)), device)
             logits = model(batch.inputs, batch.mask, tuple(batch.targets), key=batch.key)

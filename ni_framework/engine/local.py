@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ni_framework.contracts import Batch
 from ni_framework.engine.batches import parts, to, weight_of
+from ni_framework.engine.diagnose import Diagnosis, diagnose
+from ni_framework.engine.guard import Guard
 from ni_framework.engine.optim import adamw, learning_rate, load_state_by_name, state_by_name
 from ni_framework.model.interpreter import Forward, Interpreter
 from ni_framework.recipe import Recipe
@@ -21,6 +24,7 @@ class Step(NamedTuple):
     values: dict[str, Tensor]
     forward: Forward
     batch: Batch
+    fault: str | None = None  # why it was skipped
 
 
 class LocalEngine:
@@ -30,6 +34,19 @@ class LocalEngine:
         self.model, self.train = model, recipe.train
         self.device = next(model.parameters()).device
         self.optimizer = adamw(model, recipe.train.optimizer)
+        self.guard = Guard(recipe.train.skip)
+        factor = recipe.train.average
+        self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(factor)) if factor else None
+
+    @property
+    def average(self) -> Interpreter | None:
+        """The model with averaged weights; None without `train.average`."""
+        return None if self._averaged is None else cast(Interpreter, self._averaged.module)
+
+    @property
+    def best(self) -> Interpreter:
+        """The model to evaluate and to keep: the averaged one if there is one."""
+        return self.average or self.model
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass; weights and optimizer stay in fp32."""
@@ -41,14 +58,22 @@ class LocalEngine:
 
     def training_state(self) -> dict[str, Tensor]:
         """What the next step needs beside the weights; everything random is a function of seed and step."""
-        return state_by_name(self.model, self.optimizer)
+        state = {f"optimizer/{name}": value for name, value in state_by_name(self.model, self.optimizer).items()}
+        state |= {f"guard/{name}": value for name, value in self.guard.state().items()}
+        return state if self._averaged is None else state | {"average/count": self._averaged.n_averaged}
 
     def load_training_state(self, stored: Mapping[str, Tensor]) -> None:
         """Goes on from what `training_state` returned."""
-        load_state_by_name(self.model, self.optimizer, stored)
+        load_state_by_name(self.model, self.optimizer, under("optimizer", stored))
+        self.guard.load_state(under("guard", stored))
+        if self._averaged is not None:
+            self._averaged.n_averaged.copy_(stored["average/count"])
 
     def step(self, step: int, batch: Batch, trace: bool) -> Step:
-        """One optimizer step on a batch, computed in `train.accumulate` parts whose gradients add up to the batch's."""
+        """One optimizer step on a batch, computed in `train.accumulate` parts whose gradients add up to the batch's.
+
+        Where the guard objects, nothing changes, and the gradients are left for `diagnose`.
+        """
         self.model.train()
         self.optimizer.zero_grad()
         batch = to(batch, self.device)
@@ -56,22 +81,42 @@ class LocalEngine:
         divided = parts(batch, self.train.accumulate)
         values: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
+        total = torch.zeros((), device=self.device)
         for part in divided:
             with self.autocast():
                 detail = "trace" if trace else "losses"
                 forward = self.model(part.inputs, part.mask, tuple(part.targets), detail=detail, key=part.key)
             losses = {name: loss / len(divided) for name, loss in forward.losses.items()}
             losses["loss"], metrics = self._answers(forward.logits, part, counts)
-            torch.stack(list(losses.values())).sum().backward()
+            of_part = torch.stack(list(losses.values())).sum()
+            of_part.backward()
+            total = total + of_part.detach()
             _add(values, metrics | losses)
             _add(statistics, forward.statistics)
+        fault = self.guard.fault(*torch.stack([total, self._clipped()]).tolist())
+        if fault is None:
+            self._update(step, statistics)
+        return Step(values, forward, part, fault)  # pyright: ignore[reportPossiblyUnboundVariable]  a batch has a part
+
+    def diagnose(self, batch: Batch) -> Diagnosis:
+        """What went wrong in the step on this batch that was skipped just now."""
+        self.model.train()
+        return diagnose(self.model, parts(to(batch, self.device), self.train.accumulate), self.autocast())
+
+    def _clipped(self) -> Tensor:
+        """The norm of the gradient, before it is clipped."""
         if self.train.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip)
+            return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip)
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _update(self, step: int, statistics: Mapping[str, Tensor]) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
         self.model.absorb(statistics)
-        return Step(values, forward, part)  # pyright: ignore[reportPossiblyUnboundVariable]  a batch has a part
+        if self._averaged is not None:
+            self._averaged.update_parameters(self.model)
 
     def _answers(
         self, logits: dict[str, Tensor], part: Batch, counts: dict[str, Tensor]
@@ -91,3 +136,8 @@ class LocalEngine:
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         sums[name] = sums.get(name, 0) + value.detach()
+
+
+def under(name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state under a name, without it."""
+    return {key.removeprefix(f"{name}/"): value for key, value in stored.items() if key.startswith(f"{name}/")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,16 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import hookimpl
+from ni_framework.engine.files import replace_file
+
+_INFINITE = (float("inf"), float("-inf"))
 
 
 class MetricsFile:
-    """Writes each line of metrics to `metrics.jsonl`: step, seconds of training so far, and the numbers by name."""
+    """Writes each line of metrics to `metrics.jsonl`: step, seconds of training so far, and the numbers by name.
+
+    A number that is not finite is null, since JSON knows none; warnings have lines of their own.
+    """
 
     def __init__(self, path: Path, seconds: float = 0.0) -> None:
         self._path, self._start = path, time.monotonic() - seconds
@@ -28,28 +33,40 @@ class MetricsFile:
     def run_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         self._write(step, metrics)
 
-    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
-        line = {"step": step, "seconds": round(time.monotonic() - self._start, 3)} | dict(metrics)
+    @hookimpl
+    def run_warning(self, step: int, message: str) -> None:
+        self._write(step, {"warning": message})
+
+    def _write(self, step: int, metrics: Mapping[str, float | str]) -> None:
+        line: dict[str, float | str | None] = {"step": step, "seconds": round(time.monotonic() - self._start, 3)}
+        line |= {name: None if value in _INFINITE or value != value else value for name, value in metrics.items()}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def keep_lines(source: Path, step: int, target: Path) -> None:
-    """Copies the lines of a metrics file up to a step, onto itself too.
+def keep_lines(source: Path, step: int, target: Path, evaluated: bool) -> float:
+    """Copies the lines of a metrics file up to a step, onto itself too, and returns the seconds of the last one.
 
-    What follows, or was cut off, belongs to steps that are done again.
+    What follows, or was cut off, belongs to steps that are done again; the evaluation of that step is kept if `evaluated`.
     """
-    kept = []
+    kept, seconds = [], 0.0
     for text in source.read_text(encoding="utf-8", errors="replace").splitlines() if source.exists() else ():
         try:
-            if json.loads(text)["step"] > step:
-                break
+            line = json.loads(text)
+            seconds_here = float(line["seconds"])
+            again = line["step"] > step or (line["step"] == step and not evaluated and _is_evaluation(line))
         except (ValueError, KeyError, TypeError):
             break
+        if again:
+            break
         kept.append(f"{text}\n")
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    beside.write_text("".join(kept), encoding="utf-8")
-    beside.replace(target)
+        seconds = seconds_here
+    replace_file(target, "".join(kept).encode())
+    return seconds
+
+
+def _is_evaluation(line: Mapping[str, object]) -> bool:
+    return any(name.startswith("test/") for name in line)
 
 
 class Means:
@@ -66,7 +83,7 @@ class Means:
         self._count += 1
 
     def take(self) -> dict[str, float]:
-        """The means since the last call."""
+        """The means since the last call; empty if nothing was added."""
         means = {name: total.item() / self._count for name, total in self._sums.items()}
         self.__init__()
         return means

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ni_framework.errors import CheckpointError
 from ni_framework.recipe.schema import Optimizer, Schedule
 
 
@@ -48,11 +49,18 @@ def state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def load_state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
-    """Gives the optimizer what `state_by_name` returned; parameters that it knows nothing of start afresh."""
+    """Gives the optimizer what `state_by_name` returned; parameters that it knows nothing of start afresh.
+
+    Raises `CheckpointError` for what belongs to no parameter, or does not fit it.
+    """
     parameters = dict(model.named_parameters())
     for key, value in stored.items():
         kind, _, name = key.partition("/")
-        parameter = parameters[name]
+        parameter = parameters.get(name)
+        if parameter is None or (value.shape != parameter.shape and value.ndim):
+            raise CheckpointError(
+                f"{key}: of shape {list(value.shape)} is no state of this model; use another checkpoint"
+            )
         # A copy: a view of another's memory would be changed by the next step.
         optimizer.state[parameter][kind] = value.to(parameter.device, copy=True)
 

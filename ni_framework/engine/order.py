@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ class Order:
 
     def __init__(self, split: Split, batch: int, seed: int) -> None:
         self.split, self.batch, self.seed = split, batch, seed
-        self._permutation = lru_cache(maxsize=2)(self._draw)  # a batch may reach into the next epoch
+        self._permutations: dict[int, Tensor] = {}
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
@@ -34,6 +32,10 @@ class Order:
             index_B[here] = self._permutation(epoch)[position_B[here] % size]
         return index_B
 
-    def _draw(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
-        return torch.randperm(len(self.split), generator=generator)
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._permutations:
+            while len(self._permutations) > 1:  # a batch may reach into the next epoch
+                self._permutations.pop(next(iter(self._permutations)))
+            generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
+            self._permutations[epoch] = torch.randperm(len(self.split), generator=generator)
+        return self._permutations[epoch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,23 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ni_framework.contracts import Split
-from ni_framework.engine.checkpoint import (
-    TRAINING,
-    find_checkpoint,
-    load_weights,
-    read_manifest,
-    read_tensors,
-    save_checkpoint,
-)
-from ni_framework.engine.evaluate import evaluate
-from ni_framework.engine.interrupt import Interrupted, stop_requests
-from ni_framework.engine.local import LocalEngine
+from ni_framework.contracts import Batch, Split
+from ni_framework.engine.checkpoint import Snapshot, best_weights, load_weights, read_tensors, save_checkpoint
+from ni_framework.engine.collapse import Collapse
+from ni_framework.engine.evaluate import Stopped, evaluate
+from ni_framework.engine.files import replace_file
+from ni_framework.engine.interrupt import Interrupted, Request, stop_requests
+from ni_framework.engine.loader import batches
+from ni_framework.engine.local import LocalEngine, Step, under
+from ni_framework.engine.manifest import AVERAGE, LOCK, RECIPE, TRAINING, check_files
 from ni_framework.engine.metrics import Means, MetricsFile, keep_lines
 from ni_framework.engine.order import Order
 from ni_framework.engine.probe import probe
-from ni_framework.engine.resume import Resumption
-from ni_framework.errors import RunError, UsageError
+from ni_framework.engine.provenance import lock_difference, lock_of
+from ni_framework.engine.resume import Resumption, check_in_place, find_resumption, followed, run_of
+from ni_framework.engine.run_folder import (
+    METRICS,
+    check_new,
+    find_checkpoint,
+    link_latest,
+    locked,
+    place_of,
+    point_to,
+    retain,
+)
+from ni_framework.engine.verify import read_lock
+from ni_framework.errors import CheckpointError, RunError, UsageError
 from ni_framework.model.compose import build_data, build_model
 from ni_framework.model.figures import routing_figures
 from ni_framework.model.trace import trace_of
@@ -35,51 +45,72 @@ from ni_framework.registry.hooks import run_events
 
 
 def train(
-    recipe: Recipe, run: Path, *, every: int | None = None, start: str | None = None, listeners: Sequence[object] = ()
+    recipe: Recipe,
+    run: Path,
+    *,
+    every: int | None = None,
+    keep: int | None = None,
+    start: str | None = None,
+    listeners: Sequence[object] = (),
 ) -> dict[str, Any]:
     """Trains a recipe's model in the folder `run`, and returns the summary that `ni train --json` prints.
 
-    `every` is the number of steps between checkpoints (one is always written at the end), `start` a checkpoint whose weights
-    the model begins with, `listeners` hear the run's events. Raises `RunError` where the run fails.
+    `every` is the number of steps between checkpoints (one is always written at the end), `keep` how many of them stay
+    (None: all), `start` a checkpoint whose weights the model begins with, `listeners` hear the run's events. Raises
+    `RunError` where the run fails, `Interrupted` where a signal ends it.
     """
     check_new(run)
-    splits = build_data(recipe).open()
-    engine = _engine(recipe)
-    if start is not None:
-        folder = find_checkpoint(start)
-        read_manifest(folder)
-        load_weights(engine.model, folder)
-    training = Training(engine, recipe, splits, run, every, listeners)
-    probe(engine, training.order, training.hook)
-    return training.finish()
+    with locked(run):
+        check_new(run)
+        splits = build_data(recipe).open()
+        engine = _engine(recipe)
+        if start is not None:
+            folder = find_checkpoint(start)
+            load_weights(engine.model, folder, best_weights(check_files(folder)))
+        training = Training(engine, recipe, splits, run, every, keep, listeners)
+        probe(engine, training.order, training.hook)
+        return training.finish()
 
 
 def resume(
-    resumption: Resumption, run: Path, *, every: int | None = None, listeners: Sequence[object] = ()
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    run: Path | None = None,
+    *,
+    every: int | None = None,
+    keep: int | None = None,
+    listeners: Sequence[object] = (),
 ) -> dict[str, Any]:
-    """Goes on from a checkpoint in the folder `run`, its own or a new one; what follows is what would have followed.
+    """Goes on from a run's newest good checkpoint, or from the one named, in its run folder or in a new one.
 
-    On the CPU to the last bit: weights, optimizer, metrics.
+    What follows is what would have followed: on the CPU to the last bit in weights, optimizer, metrics. `every` and `keep`
+    stay as they were unless given. Raises `CheckpointError` if there is nothing to go on from.
     """
-    if run != resumption.run:
-        check_new(run)
-    recipe, checkpoint = resumption.recipe, resumption.checkpoint
-    splits = build_data(recipe).open()
-    engine = _engine(recipe)
-    load_weights(engine.model, checkpoint)
-    training = Training(engine, recipe, splits, run, every, listeners, resumption)
-    training.load(read_tensors(checkpoint, TRAINING))
-    for message in resumption.damaged:
-        training.hook.run_warning(step=resumption.step, message=f"passed over a damaged checkpoint: {message}")
-    return training.finish()
-
-
-def check_new(run: Path) -> None:
-    """Raises `UsageError` for a folder that cannot become a new run."""
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run}: is no folder; name another with --output")
-    if (run / "checkpoints").exists():
-        raise UsageError(f"{run}: holds a run already; name another folder with --output")
+    path = followed(Path(path))
+    own = run_of(path)
+    place = run or own
+    if place is None:
+        raise UsageError(f"{find_checkpoint(path)}: lies in no run folder; name a new one with --output")
+    in_place = own is not None and place.resolve() == own.resolve()
+    if not in_place:
+        check_new(place)
+    with locked(place):
+        resumption = find_resumption(path, overrides)
+        if in_place:
+            check_in_place(resumption, place)
+        else:
+            check_new(place)
+        recipe, checkpoint, manifest = resumption.recipe, resumption.checkpoint, resumption.manifest
+        splits = build_data(recipe).open()
+        engine = _engine(recipe)
+        load_weights(engine.model, checkpoint)
+        if engine.average is not None:
+            load_weights(engine.average, checkpoint, AVERAGE)
+        every, keep = every or manifest.every, keep or manifest.keep
+        training = Training(engine, recipe, splits, place, every, keep, listeners, resumption)
+        training.load(read_tensors(checkpoint, manifest, TRAINING))
+        training.compare(read_lock(checkpoint, manifest))
+        return training.finish()
 
 
 def _engine(recipe: Recipe) -> LocalEngine:
@@ -96,50 +127,96 @@ class Training:
         splits: Mapping[str, Split],
         run: Path,
         every: int | None,
+        keep: int | None,
         listeners: Sequence[object],
         resumption: Resumption | None = None,
     ) -> None:
-        self.engine, self.recipe, self.run, self.every = engine, recipe, run, every
+        self.engine, self.recipe, self.run, self.every, self.keep = engine, recipe, run, every, keep
         self.order, self.test = Order(splits["train"], recipe.train.batch, recipe.seed), splits["test"]
-        self.step, self.seconds, self.metrics = 0, 0.0, {}
-        self.means = Means()
-        run.mkdir(parents=True, exist_ok=True)
+        self.step, self.seconds, self.metrics, self.evaluated = 0, 0.0, {}, False
+        self.means, self.collapse = Means(), Collapse()
+        self.saved: tuple[int, bool] | None = None  # the step and whether it was evaluated, as last written
+        self.checkpoint: Path | None = None
+        self.torn = False  # in the middle of an update, when weights and step do not belong together
+        self.request = Request()
+        self.lock = lock_of(recipe, splits)
+        clock = 0.0
         if resumption is not None:
-            self.step, self.seconds, self.metrics = resumption.step, resumption.seconds, resumption.metrics
-            if resumption.run is not None:
-                keep_lines(resumption.run / "metrics.jsonl", self.step, run / "metrics.jsonl")
-        (run / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
-        self.hook = run_events(MetricsFile(run / "metrics.jsonl", self.seconds), *listeners).hook
+            manifest = resumption.manifest
+            self.step, self.seconds, self.evaluated = manifest.step, manifest.seconds, manifest.evaluated
+            self.metrics = {
+                name: float("nan") if value is None else value
+                for name, value in manifest.metrics.items()
+                if name.startswith("train/")
+            }
+            self.saved, self.checkpoint = (self.step, self.evaluated), resumption.checkpoint
+            source = run_of(resumption.checkpoint) or run
+            clock = keep_lines(source / METRICS, self.step, run / METRICS, self.evaluated)
+        replace_file(run / RECIPE, dump(recipe).encode())
+        replace_file(run / LOCK, (json.dumps(self.lock, indent=2) + "\n").encode())
+        link_latest(run)
+        self.hook = run_events(MetricsFile(run / METRICS, clock), *listeners).hook
         self.num_parameters = sum(parameter.numel() for parameter in engine.model.parameters())
         self.hook.run_start(run=str(run), recipe=recipe, num_parameters=self.num_parameters)
+        for message in resumption.damaged if resumption else ():
+            self.warn(f"passed over a checkpoint: {message}")
+
+    def warn(self, message: str) -> None:
+        """Tells the listeners, and so the log, of something that looks wrong."""
+        self.hook.run_warning(step=self.step, message=message)
 
     def state(self) -> dict[str, Tensor]:
         """What the next step needs beside the weights; order, noise and learning rate are functions of seed and step."""
-        engine = {f"engine/{name}": value for name, value in self.engine.training_state().items()}
-        return engine | {f"means/{name}": value for name, value in self.means.state().items()}
+        parts = {"engine": self.engine.training_state(), "means": self.means.state(), "collapse": self.collapse.state()}
+        return {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
 
     def load(self, stored: Mapping[str, Tensor]) -> None:
-        """Goes on from what `state` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"engine": {}, "means": {}}
-        for key, value in stored.items():
-            part, _, name = key.partition("/")
-            parts[part][name] = value
-        self.engine.load_training_state(parts["engine"])
-        self.means.load_state(parts["means"], self.engine.device)
+        """Goes on from what `state` returned; raises `CheckpointError` for anything else."""
+        try:
+            self.engine.load_training_state(under("engine", stored))
+            self.means.load_state(under("means", stored), self.engine.device)
+            self.collapse.load_state(under("collapse", stored))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.checkpoint}: holds no training state of this run ({error})") from error
+
+    def compare(self, lock: Mapping[str, Any]) -> None:
+        """Refuses other data than the run began with, and warns of other code, which may round otherwise."""
+        differences = lock_difference(lock, self.lock)
+        if data := [difference for difference in differences if difference.startswith("data")]:
+            raise CheckpointError(f"{self.checkpoint}: was trained on other data ({data[0]}); restore them to go on")
+        for difference in differences:
+            self.warn(f"not as when it was saved, so the run may go on otherwise: {difference}")
 
     def finish(self) -> dict[str, Any]:
-        """The steps that are left, evaluation, the last checkpoint, and the summary of it all."""
-        self._steps()
-        try:
-            self.metrics |= evaluate(self.engine.model, self.test, self.engine.autocast())
-        except Exception:  # a file of the held-out part that cannot be read, say: what was trained is not lost
-            self._save()
-            raise
-        tests = {name: value for name, value in self.metrics.items() if name.startswith("test/")}
-        self.hook.run_evaluation(step=self.step, metrics=tests)
+        """The steps that are left, evaluation, the last checkpoint, and the summary of it all.
+
+        Whatever fails, the last complete step is saved first if that is possible.
+        """
+        settings = self.recipe.train
+        with stop_requests() as self.request:
+            try:
+                self._evaluate_if_due()
+                self._stop_if_asked()
+                begin = time.monotonic()
+                for batch in batches(self.order, self.step, settings.steps, settings.workers):
+                    self._step(batch)
+                    self.seconds += time.monotonic() - begin
+                    self._evaluate_if_due()
+                    if self.every and self.step % self.every == 0 and self.step < settings.steps:
+                        self._save()
+                    self._stop_if_asked()
+                    begin = time.monotonic()
+                self._save()
+            except Interrupted:
+                raise
+            except Exception as error:
+                self._rescue()
+                if isinstance(error, OSError):
+                    raise RunError(f"step {self.step}: {_said(error)}; {self._way_on()}") from error
+                raise
         summary = {
             "run": str(self.run),
-            "checkpoint": str(self._save()),
+            "checkpoint": str(self.checkpoint),
             "parameters": self.num_parameters,
             "seconds": round(self.seconds, 2),
             "metrics": self.metrics,
@@ -147,46 +224,98 @@ class Training:
         self.hook.run_end(summary=summary)
         return summary
 
-    def _steps(self) -> None:
+    def _step(self, batch: Batch) -> None:
         settings = self.recipe.train
-        with stop_requests() as request:
-            while self.step < settings.steps:
-                begin = time.monotonic()
-                self.step += 1
-                logs = self.step % settings.log_every == 0 or self.step == settings.steps
-                done = self.engine.step(self.step - 1, self.order[self.step - 1], trace=logs)
-                self.means.add(done.values)
-                self.hook.run_step(step=self.step, samples=settings.batch, values=done.values)
-                if logs:
-                    self._log(routing_figures(trace_of(done.forward), done.batch.mask))
-                self.seconds += time.monotonic() - begin
-                last = self.step == settings.steps
-                if settings.evaluate_every and self.step % settings.evaluate_every == 0 and not last:
-                    metrics = evaluate(self.engine.model, self.test, self.engine.autocast())
-                    self.hook.run_evaluation(step=self.step, metrics=metrics)
-                if self.every and self.step % self.every == 0 and not last:
-                    self._save()
-                if request.exit_code is not None:
-                    saved = f"interrupted after step {self.step}; saved as {self._save()}"
-                    raise Interrupted(f"{saved}; go on with ni train --resume {self.run}", request.exit_code)
+        number = self.step + 1
+        logs = number % settings.log_every == 0 or number == settings.steps
+        self.torn = True
+        done = self.engine.step(self.step, batch, trace=logs)
+        self.step, self.evaluated, self.torn = number, False, False
+        if done.fault is None:
+            self.means.add(done.values)
+        else:
+            self._skipped(done.fault, batch)
+        self.hook.run_step(step=number, samples=settings.batch, values=done.values)
+        if logs:
+            self._log(done)
 
-    def _log(self, figures: dict[str, float]) -> None:
-        self.metrics = {f"train/{name}": value for name, value in self.means.take().items()}
-        if not all(map(_finite, self.metrics.values())):
+    def _skipped(self, fault: str, batch: Batch) -> None:
+        index_B = self.order.index(torch.arange((self.step - 1) * len(batch.inputs), self.step * len(batch.inputs)))
+        where = self.engine.diagnose(batch).words(index_B)
+        self.warn(f"step {self.step} was skipped: {fault}; {where}")
+        row, budget = self.engine.guard.skipped, self.recipe.train.skip.budget
+        if row >= budget:
             raise RunError(
-                f"step {self.step}: the training loss is no longer finite; lower train.optimizer.lr, or set train.clip"
+                f"step {self.step}: {row} steps in a row were skipped, the last because {fault}; {where}; "
+                "lower train.optimizer.lr, set train.clip, mend the data, or raise train.skip.budget"
             )
-        rate = {"lr": self.engine.optimizer.param_groups[0]["lr"]}
+
+    def _log(self, done: Step) -> None:
+        self.metrics = {f"train/{name}": value for name, value in self.means.take().items()}
+        figures = routing_figures(trace_of(done.forward), done.batch.mask)
+        rate = {"lr": self.engine.rate(self.step - 1)}
         self.hook.run_log(step=self.step, metrics=self.metrics | figures | rate)
+        for alarm in self.collapse.alarms(figures):
+            self.warn(alarm)
 
-    def _save(self) -> Path:
-        place = self.run / "checkpoints" / f"step-{self.step:0{len(str(self.recipe.train.steps))}}"
-        checkpoint = save_checkpoint(
-            place, self.engine.model, self.recipe, self.step, self.metrics, self.state(), self.seconds
+    def _evaluate_if_due(self) -> None:
+        settings = self.recipe.train
+        last, every = self.step == settings.steps, settings.evaluate_every
+        due = last or (every and self.step and self.step % every == 0)
+        if not due or self.evaluated or self.request:
+            return
+        try:
+            metrics = evaluate(self.engine.best, self.test, self.engine.autocast(), lambda: bool(self.request))
+        except Stopped:
+            return
+        self.evaluated = True
+        if last:
+            self.metrics |= metrics
+        self.hook.run_evaluation(step=self.step, metrics=metrics)
+
+    def _save(self) -> None:
+        if self.saved == (self.step, self.evaluated):
+            return
+        snapshot = Snapshot(
+            model=self.engine.model,
+            average=self.engine.average,
+            training=self.state(),
+            recipe=self.recipe,
+            lock=self.lock,
+            step=self.step,
+            seconds=self.seconds,
+            evaluated=self.evaluated,
+            every=self.every,
+            keep=self.keep,
+            metrics=self.metrics,
         )
-        self.hook.run_checkpoint(step=self.step, checkpoint=str(checkpoint))
-        return checkpoint
+        self.checkpoint = save_checkpoint(place_of(self.run, self.step, self.recipe.train.steps), snapshot)
+        point_to(self.checkpoint)
+        self.saved = (self.step, self.evaluated)
+        self.hook.run_checkpoint(step=self.step, checkpoint=str(self.checkpoint))
+        if self.keep is not None:
+            retain(self.run, self.keep)
+
+    def _stop_if_asked(self) -> None:
+        if self.request.exit_code is not None and self.step < self.recipe.train.steps + (not self.evaluated):
+            self._save()
+            message = f"interrupted after step {self.step}; saved as {self.checkpoint}; go on with ni train --resume {self.run}"
+            raise Interrupted(message, self.request.exit_code)
+
+    def _rescue(self) -> None:
+        """Saves the last complete step before an error is told; if that fails too, the first error is the one to tell."""
+        if self.step and not self.torn:
+            try:
+                self._save()
+            except Exception:
+                return
+
+    def _way_on(self) -> str:
+        if self.checkpoint is None:
+            return "nothing was saved yet; mend that and train again"
+        return f"the last checkpoint is {self.checkpoint}; mend that and go on with ni train --resume {self.run}"
 
 
-def _finite(value: float) -> bool:
-    return value - value == 0
+def _said(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"

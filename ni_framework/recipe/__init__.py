@@ -3,7 +3,7 @@
 Read `schema.py` for what a recipe holds and `load.py` for how one is read.
 """
 
-from ni_framework.recipe.dump import dump
+from ni_framework.recipe.dump import dump, plain_values
 from ni_framework.recipe.fields import Resolve
 from ni_framework.recipe.load import load, loads
 from ni_framework.recipe.schema import FORMAT, Engine, Model, Optimizer, Recipe, Schedule, Script, Train
@@ -21,4 +21,5 @@ __all__ = [
     "dump",
     "load",
     "loads",
+    "plain_values",
 ]

@@ -24,21 +24,21 @@ _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*")  # text that needs no quote
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, from which the same recipe is read again."""
     lines: list[str] = []
-    _write(_tree(recipe), "", lines)
+    _write(plain_values(recipe), "", lines)
     return "\n".join(lines) + "\n"
 
 
-def _tree(value: Any) -> Any:
-    """Mappings, lists and scalars alone."""
+def plain_values(value: Any) -> Any:
+    """A recipe or a part of one as mappings, lists and scalars alone."""
     if isinstance(value, Choice):
-        return {"use": value.use, **_tree(value.options)}
+        return {"use": value.use, **plain_values(value.options)}
     if attrs.has(type(value)):
         keys = sorted(fields_of(type(value)), key=lambda name: name != "use")
-        return {name: _tree(getattr(value, name)) for name in keys}
+        return {name: plain_values(getattr(value, name)) for name in keys}
     if isinstance(value, Mapping):
-        return {name: _tree(item) for name, item in value.items()}
+        return {name: plain_values(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_tree(item) for item in value]
+        return [plain_values(item) for item in value]
     return value
 
 

@@ -76,6 +76,18 @@ class Schedule:
 
 
 @config
+class Skip:
+    """Which steps are left out because they would do harm; a loss or gradient that is not finite always is."""
+
+    spike: float | None = option(
+        default=10.0,
+        help="deviations by which a loss may exceed the mean of the last 100; null: any number",
+        gt=0,
+    )
+    budget: int = option(default=10, help="steps skipped in a row that end the run", ge=1)
+
+
+@config
 class Train:
     """How the model is trained."""
 
@@ -88,6 +100,14 @@ class Train:
     clip: float | None = option(default=1.0, help="largest norm of the gradient; null leaves it as it is", gt=0)
     optimizer: Optimizer = option(default=Optimizer(), help="AdamW's settings")
     schedule: Schedule = option(default=Schedule(), help="the learning rate over the run")
+    average: float | None = option(
+        default=None,
+        help="factor of an exponential average of the weights, which is evaluated and loaded in their place; null: none",
+        gt=0,
+        lt=1,
+    )
+    skip: Skip = option(default=Skip(), help="steps that are left out because they would do harm")
+    workers: int = option(default=0, help="processes that prepare batches ahead; 0: the training process itself", ge=0)
     log_every: int = option(default=50, help="steps between two lines of metrics", ge=1)
     evaluate_every: int | None = option(
         default=None, help="steps between two evaluations; null evaluates at the end only", ge=1

@@ -14,7 +14,7 @@ from ni_framework.registry.requires import check_requires
 if TYPE_CHECKING:
     from ni_framework.recipe import Recipe
 
-__all__ = ["Entry", "discover", "installed", "load_recipe"]
+__all__ = ["Entry", "discover", "installed", "load_recipe", "recipe_in"]
 
 
 def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -23,11 +23,19 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
     Raises `RecipeError` with all problems at once, `PluginError` where an installed component is at fault.
     """
 
-    def resolve(kind: str, name: str) -> type:
-        from ni_framework.registry.resolve import config_of  # imports torch: only once a component is named
-
-        return config_of(kind, name)
-
-    recipe = recipes.load(path, overrides, resolve=resolve)
+    recipe = recipes.load(path, overrides, resolve=_resolve)
     check_requires(recipe)
     return recipe
+
+
+def recipe_in(text: str, overrides: Sequence[str] = (), name: str = "recipe") -> Recipe:
+    """The recipe in a text, which extends nothing; otherwise like `load_recipe`. `name` stands in messages for the file's."""
+    recipe = recipes.loads(text, overrides, resolve=_resolve, name=name)
+    check_requires(recipe)
+    return recipe
+
+
+def _resolve(kind: str, name: str) -> type:
+    from ni_framework.registry.resolve import config_of  # imports torch: only once a component is named
+
+    return config_of(kind, name)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from ni_framework import load_recipe
+from ni_framework import build_model, load_recipe
+from ni_framework.engine.checkpoint import Snapshot, save_checkpoint
+from ni_framework.engine.manifest import file_entry, manifest_bytes, read_manifest
+from ni_framework.engine.provenance import lock_of
 from ni_framework.recipe import Recipe
 
 TEXT = """\
@@ -30,3 +34,17 @@ def small_recipe(folder: Path, *overrides: str) -> Recipe:
     path = folder / "small.yaml"
     path.write_text(TEXT)
     return load_recipe(path, overrides)
+
+
+def save_small(place: Path, recipe: Recipe, step: int, **changes: Any) -> Path:
+    """A checkpoint of a recipe's model with its initial values."""
+    snapshot = {"model": build_model(recipe), "recipe": recipe, "lock": lock_of(recipe, None), "step": step}
+    return save_checkpoint(place, Snapshot(**(snapshot | changes)))
+
+
+def rewritten(checkpoint: Path, name: str, content: bytes) -> None:
+    """Puts another file into a checkpoint, with a manifest that agrees."""
+    manifest = read_manifest(checkpoint)
+    (checkpoint / name).write_bytes(content)
+    manifest.files[name] = file_entry(content)
+    (checkpoint / "checkpoint.json").write_bytes(manifest_bytes(manifest))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from ni_framework import build_model, load_model
-from ni_framework.engine.checkpoint import load_checkpoint, save_checkpoint
-from ni_framework.errors import CheckpointError
-from tests.engine.small import small_recipe
+from ni_framework.engine.checkpoint import load_checkpoint
+from ni_framework.errors import CheckpointError, RecipeError, RunError
+from tests.engine.small import rewritten, save_small, small_recipe
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A checkpoint of the small recipe, untrained."""
     recipe = small_recipe(tmp_path)
-    return save_checkpoint(
-        tmp_path / "run" / "checkpoints" / "step-6", build_model(recipe), recipe, 6, {"train/loss": 2.0}
-    )
+    return save_small(tmp_path / "run" / "checkpoints" / "step-6", recipe, 6, metrics={"train/loss": 2.0})
 
 
 def test_loaded_model_is_the_saved_one(tmp_path: Path, checkpoint: Path) -> None:
@@ -37,7 +34,7 @@ def test_loaded_model_is_the_saved_one(tmp_path: Path, checkpoint: Path) -> None
 def test_newest_checkpoint_of_a_run_is_taken(tmp_path: Path, checkpoint: Path) -> None:
     """By its step."""
     recipe = small_recipe(tmp_path, "seed=9")
-    save_checkpoint(tmp_path / "run" / "checkpoints" / "step-8", build_model(recipe), recipe, 8, {})
+    save_small(tmp_path / "run" / "checkpoints" / "step-8", recipe, 8)
     assert load_checkpoint(tmp_path / "run")[1].seed == 9
 
 
@@ -54,10 +51,6 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def rewrite(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 DAMAGE = {
     "one bit of the weights": (
         lambda folder: flip(folder / "model.safetensors"),
@@ -65,20 +58,43 @@ DAMAGE = {
     ),
     "the recipe": (
         lambda folder: (folder / "recipe.yaml").write_text("ni: 1\n"),
-        "{folder}/recipe.yaml: is damaged (its checksum differs); use another checkpoint",
+        "{folder}/recipe.yaml: is damaged (it has 6 bytes, not 1,123); use another checkpoint",
+    ),
+    "a longer file": (
+        lambda folder: (folder / "recipe.yaml").write_text("#" * 2000),
+        "{folder}/recipe.yaml: is longer than 1,123 bytes; use another checkpoint",
     ),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
         "{folder}/model.safetensors: cannot be read: No such file or directory; use another checkpoint",
     ),
+    "a link": (
+        lambda folder: (
+            (folder / "model.safetensors").rename(folder.parent / "weights"),
+            (folder / "model.safetensors").symlink_to("../weights"),
+        ),
+        "{folder}/model.safetensors: is a link, and no plain file; use another checkpoint",
+    ),
+    "a blank in the manifest": (
+        lambda folder: (folder / "checkpoint.json").write_bytes((folder / "checkpoint.json").read_bytes() + b" "),
+        "{folder}/checkpoint.json: is damaged (its checksum differs); use another checkpoint",
+    ),
     "another manifest": (
         lambda folder: (folder / "checkpoint.json").write_text("[]"),
-        "{folder}/checkpoint.json: is no manifest of ni_framework (list indices must be integers or slices, not str); "
-        "name another checkpoint",
+        "{folder}/checkpoint.json: is no manifest of ni_framework (TypeError: list indices must be integers or slices, not "
+        "str); name another checkpoint",
+    ),
+    "another step": (
+        lambda folder: folder.rename(folder.with_name("step-8")),
+        "{run}/checkpoints/step-8: holds the checkpoint of step 6; use another checkpoint",
     ),
     "a newer format": (
-        lambda folder: rewrite(folder / "checkpoint.json", format=2),
-        "{folder}: has checkpoint format 2, this ni_framework reads 1; upgrade ni_framework",
+        lambda folder: (folder / "checkpoint.json").write_text('{"format": 3}'),
+        "{folder}: has checkpoint format 3, this ni_framework reads 2; upgrade ni_framework",
+    ),
+    "an older format": (
+        lambda folder: (folder / "checkpoint.json").write_text('{"format": 1}'),
+        "{folder}: has checkpoint format 1, this ni_framework reads 2; use the ni_framework that wrote it",
     ),
 }
 
@@ -89,8 +105,8 @@ def test_damage_is_named(name: str, checkpoint: Path) -> None:
     damage, message = DAMAGE[name]
     damage(checkpoint)
     with pytest.raises(CheckpointError) as caught:
-        load_model(checkpoint)
-    assert str(caught.value) == message.format(folder=checkpoint)
+        load_model(checkpoint.parents[1])
+    assert str(caught.value) == message.format(folder=checkpoint, run=checkpoint.parents[1])
     assert caught.value.exit_code == 6
 
 
@@ -109,7 +125,8 @@ def test_weights_of_another_model(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(checkpoint, ["model.code=6"])
     assert str(caught.value) == (
-        f"{checkpoint}: does not fit the model: it has scripts.0.embedding.code of shape [3, 5], the model [3, 6] (and 6 more); "
+        f"{checkpoint}: does not fit the model: it has scripts.0.embedding.code of shape [3, 5] (float32), "
+        "the model shape [3, 6] (float32) (and 6 more); "
         "use a recipe with the same model as the checkpoint's"
     )
     with pytest.raises(CheckpointError, match=r"it lacks scripts\.1\.embedding\.signature \(and \d+ more\)"):
@@ -127,14 +144,14 @@ def test_a_failed_save_leaves_the_old_checkpoint(
     monkeypatch.setattr("os.fsync", fail)
     recipe = small_recipe(tmp_path, "seed=9")
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(checkpoint, build_model(recipe), recipe, 6, {})
+        save_small(checkpoint, recipe, 6)
     assert load_checkpoint(checkpoint)[1].seed == 3
 
 
 def test_buffers_that_no_checkpoint_holds(tmp_path: Path) -> None:
     """They have their initial values again, not what the memory held: here it holds NaN."""
     recipe = small_recipe(tmp_path, "model.embedding=none")
-    saved = save_checkpoint(tmp_path / "step-0", build_model(recipe), recipe, 0, {})
+    saved = save_small(tmp_path / "step-0", recipe, 0)
     torch.use_deterministic_algorithms(True)
     try:
         model = load_model(saved)
@@ -142,3 +159,30 @@ def test_buffers_that_no_checkpoint_holds(tmp_path: Path) -> None:
         torch.use_deterministic_algorithms(False)
     assert not any(buffer.any() for buffer in model.buffers())
     assert len(list(model.buffers())) == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, checkpoint: Path) -> None:
+    """They would push out a good checkpoint."""
+    recipe = small_recipe(tmp_path)
+    model = build_model(recipe)
+    with torch.no_grad():
+        model.scripts[0].embedding.code[1, 2] = torch.nan
+    with pytest.raises(RunError) as caught:
+        save_small(checkpoint.with_name("step-7"), recipe, 7, model=model)
+    assert str(caught.value) == (
+        "step 7: scripts.0.embedding.code is not finite, so nothing was saved; go on from an earlier checkpoint"
+    )
+    assert [entry.name for entry in checkpoint.parent.iterdir()] == ["step-6"]
+
+
+def test_files_have_the_usual_rights(checkpoint: Path) -> None:
+    """Those that the umask leaves, as any other file's."""
+    (checkpoint / "other").write_text("")
+    assert len({(checkpoint / name).stat().st_mode for name in ("model.safetensors", "lock.json", "other")}) == 1
+
+
+def test_a_recipe_in_a_checkpoint_reads_no_other_file(checkpoint: Path) -> None:
+    """It is complete in itself."""
+    rewritten(checkpoint, "recipe.yaml", b"extends: ../../../small.yaml\n")
+    with pytest.raises(RecipeError, match="extends: needs a file, and this recipe is a text"):
+        load_model(checkpoint)

@@ -1,0 +1,61 @@
+"""Batches in the order of their steps, prepared by this process or by others; their contents are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ni_framework.contracts import Batch
+from ni_framework.engine.interrupt import ignore_all
+from ni_framework.engine.order import Order
+from ni_framework.errors import RunError
+
+
+def batches(order: Order, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop`; with `workers` processes a few of them are prepared ahead.
+
+    Raises `RunError` if a worker dies.
+    """
+    if not workers:
+        yield from (order[step] for step in range(start, stop))
+        return
+    loader = DataLoader(
+        _Carried(order),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=ignore_all,
+        generator=torch.Generator(),  # torch draws from the global one otherwise
+    )
+    try:
+        for loaded in loader:
+            if isinstance(loaded, RunError):
+                raise loaded
+            yield loaded
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            "a process that prepares batches has died (out of memory, perhaps); lower train.workers, 0 uses none"
+        ) from error
+
+
+class _Carried(Dataset):
+    """An order whose errors reach the main process as they are, not as a text with a traceback in it."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def __getitem__(self, step: int) -> Batch | RunError:
+        try:
+            return self.order[step]
+        except RunError as error:
+            return error
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded

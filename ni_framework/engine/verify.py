@@ -1,0 +1,63 @@
+"""Is a checkpoint whole, and does its model still behave here as it did where it was saved?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from ni_framework.engine.checkpoint import best_weights, load_weights, read_recipe, read_tensors
+from ni_framework.engine.golden import golden_difference
+from ni_framework.engine.manifest import GOLDEN, LOCK, Manifest, check_files, read_checked
+from ni_framework.engine.provenance import lock_difference, lock_of
+from ni_framework.errors import CheckpointError, RunError
+from ni_framework.model.compose import build_data, build_model
+
+
+@frozen
+class Verdict:
+    """What was compared, what differs, and what could not be compared."""
+
+    compared: tuple[str, ...]
+    differences: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def verify(folder: Path) -> Verdict:
+    """Compares files with the manifest, the golden batch with the model's answers, and the lock with this environment.
+
+    Raises `CheckpointError` where files are damaged, and what loading raises where a component is absent or fails.
+    """
+    manifest = check_files(folder)
+    recipe = read_recipe(folder, manifest)
+    model = build_model(recipe)
+    load_weights(model, folder, best_weights(manifest))
+    lock = read_lock(folder, manifest)
+    left_out = []
+    try:
+        splits = build_data(recipe).open()
+    except RunError as error:
+        splits = None
+        left_out.append(f"data: {error}")
+    now = lock_of(recipe, splits)
+    if splits is None:
+        lock.pop("data", None)
+    golden = read_tensors(folder, manifest, GOLDEN)
+    if "inputs" not in golden or golden["inputs"].shape[1:] != model.input.shape:
+        raise CheckpointError(f"{folder / GOLDEN}: holds no inputs for this model; use another checkpoint")
+    differences = golden_difference(model, golden) + lock_difference(lock, now)
+    compared = [f"{len(manifest.files) + 1} files", f"{len(now['components'])} components", "golden batch"]
+    return Verdict((*compared, *(["data"] if splits is not None else [])), tuple(differences), tuple(left_out))
+
+
+def read_lock(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """The lock of a checkpoint; raises `CheckpointError` for what is none."""
+    try:
+        lock = json.loads(read_checked(folder, manifest, LOCK))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / LOCK}: is no lock ({str(error)[:100]}); use another checkpoint") from error
+    if not isinstance(lock, dict):
+        raise CheckpointError(f"{folder / LOCK}: is no lock (it is no mapping); use another checkpoint")
+    return lock
