@@ -166,7 +166,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, checkpoint: P
     recipe = small_recipe(tmp_path)
     model = build_model(recipe)
     with torch.no_grad():
-        model.scripts[0].embedding.code[1, 2] = torch.nan
+        model.get_parameter("scripts.0.embedding.code")[1, 2] = torch.nan
     with pytest.raises(RunError) as caught:
         save_small(checkpoint.with_name("step-7"), recipe, 7, model=model)
     assert str(caught.value) == (

@@ -122,7 +122,9 @@ def test_the_module_at_fault_is_named(tmp_path: Path) -> None:
     """The innermost, wherever it is; a gradient by its parameter."""
     running = engine(tmp_path)
     with torch.no_grad():
-        modules = running.model.scripts[0].type_inference.named_modules(prefix="scripts.0.type_inference")
+        modules = running.model.get_submodule("scripts.0.type_inference").named_modules(
+            prefix="scripts.0.type_inference"
+        )
         name, linear = next((name, module) for name, module in modules if isinstance(module, nn.Linear))
         linear.weight[0, 0] = torch.inf
     fault = running.step(0, batch(), trace=False).fault

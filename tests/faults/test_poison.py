@@ -105,10 +105,10 @@ def spelled(document: object) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
 
-def manifests(folder: Path, marker: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def manifests(folder: Path, marker: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """What may be wrong with a manifest whose own checksum is right, and with what lies under its names."""
 
-    def stated(**changes: Any) -> Callable[[], None]:
+    def stated(**changes: Any) -> Callable[[], object]:
         def write() -> None:
             document = json.loads((folder / "checkpoint.json").read_text()) | changes
             del document["sha256"]
@@ -128,7 +128,7 @@ def manifests(folder: Path, marker: Path) -> Iterator[tuple[str, Callable[[], No
     yield "metrics in a list", stated(metrics={"a": [1]})
     yield "files left out", stated(files={name: value for name, value in files.items() if name != "recipe.yaml"})
 
-    def in_place(make: Callable[[Path], object]) -> Callable[[], None]:
+    def in_place(make: Callable[[Path], object]) -> Callable[[], object]:
         def write() -> None:
             path = folder / "model.safetensors"
             path.unlink()
@@ -188,7 +188,7 @@ def test_a_hundred_poisoned_artefacts(tmp_path: Path) -> None:
     train(small_recipe(tmp_path, "train.steps=3", "train.average=0.5"), tmp_path / "good", every=1)
     good = tmp_path / "good" / "checkpoints" / "step-1"
     folder = tmp_path / "poisoned"
-    artefacts: list[tuple[str, Callable[[], None]]] = []
+    artefacts: list[tuple[str, Callable[[], object]]] = []
     for number, (name, content) in enumerate(contents(marker)):
         for of in (TENSORS[0], TENSORS[1 + number % 3]):
             artefacts.append((f"{name} as {of}", lambda of=of, content=content: rewritten(folder, of, content)))
