@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,17 +23,20 @@ def batches(order: Order, start: int, stop: int, workers: int) -> Iterator[Batch
     if not workers:
         yield from (order[step] for step in range(start, stop))
         return
-    loader = DataLoader(
-        _Carried(order),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=ignore_all,
-        generator=torch.Generator(),  # torch draws from the global one otherwise
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores: the recipe says so
+        loader = DataLoader(
+            _Carried(order),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=ignore_all,
+            generator=torch.Generator(),  # torch draws from the global one otherwise
+        )
+        prepared = iter(loader)
     try:
-        for loaded in loader:
+        for loaded in prepared:
             if isinstance(loaded, RunError):
                 raise loaded
             yield loaded

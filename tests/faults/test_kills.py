@@ -80,7 +80,8 @@ def test_interrupted_at_any_instant(runner: Runner, times: int) -> None:
         number = generator.choice(list(codes))
         begin = time.monotonic()
         after = generator.choice([None, "loss", "loss", "loss"])  # one in four while it starts
-        ended = runner(*command(run, steps), meanwhile=Signal(generator, number, 0.2, after))
+        workers = f"train.workers={generator.choice([0, 0, 2])}"
+        ended = runner(*command(run, steps, workers), meanwhile=Signal(generator, number, 0.2, after))
         if ended.status == 0:
             break
         assert ended.status == codes[number], (number, ended)
