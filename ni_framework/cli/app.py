@@ -17,6 +17,7 @@ VERBS = {
     "check": "Check a recipe: keys, values, components, and whether their sizes fit together.",
     "train": "Train a recipe's model and save it.",
     "eval": "Evaluate a checkpoint on the held-out part of its data.",
+    "plot": "Draw a run, or compare several, as one PNG.",
     "verify": "Compare a checkpoint with what it says of itself.",
     "ls": "List the installed components.",
     "show": "Show a recipe as it is understood, or a component's options.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ni_framework.errors import UsageError
 @click.option(
     "--resume", "resumed", metavar="RUN", help="Go on with an interrupted run, or from a checkpoint; no RECIPE then."
 )
+@click.option("--tensorboard", is_flag=True, help="Also write event files for TensorBoard, in the run folder.")
 @json_option
 def command(
     recipe: str | None,
@@ -31,6 +34,7 @@ def command(
     keep: int | None,
     start: str | None,
     resumed: str | None,
+    tensorboard: bool,
     as_json: bool,
 ) -> None:
     """Train RECIPE's model, evaluate it on the held-out part, and save it.
@@ -42,11 +46,13 @@ def command(
     with exits_at_once(lambda code: fail("stopped at once; nothing is lost that was saved before", code, as_json)):
         if resumed is not None:
             given = [recipe] if recipe else []
-            summary = _resume(resumed, [*given, *overrides], output, every, keep, start)
+            go = _resumed(resumed, [*given, *overrides], output, start)
         elif recipe is None:
             raise UsageError("name a RECIPE to train, or a run to go on with: ni train --resume RUN")
         else:
-            summary = _train(recipe, overrides, output, every, keep, start)
+            go = _begun(recipe, overrides, output, start)
+        with _listeners(tensorboard) as listeners:
+            summary = go(every=every, keep=keep, listeners=listeners)
     tests = [
         (name.replace("test/", "held-out "), _shown(name, value))
         for name, value in summary["metrics"].items()
@@ -62,30 +68,22 @@ def command(
     narrate(f"next: ni eval {summary['run']}")
 
 
-def _train(
-    recipe: str, overrides: Sequence[str], output: str | None, every: int | None, keep: int | None, start: str | None
-) -> dict[str, Any]:
+def _begun(
+    recipe: str, overrides: Sequence[str], output: str | None, start: str | None
+) -> Callable[..., dict[str, Any]]:
     from ni_framework.registry import load_recipe
 
     checked = load_recipe(recipe, overrides)
 
-    from ni_framework.cli.progress import Progress
     from ni_framework.engine.run_folder import new_run
     from ni_framework.engine.trainer import train
 
-    run = Path(output) if output else new_run(checked.name)
-    with Progress() as progress:
-        return train(checked, run, every=every, keep=keep, start=start, listeners=[progress])
+    return partial(train, checked, Path(output) if output else new_run(checked.name), start=start)
 
 
-def _resume(
-    resumed: str,
-    overrides: Sequence[str],
-    output: str | None,
-    every: int | None,
-    keep: int | None,
-    start: str | None,
-) -> dict[str, Any]:
+def _resumed(
+    resumed: str, overrides: Sequence[str], output: str | None, start: str | None
+) -> Callable[..., dict[str, Any]]:
     if start is not None:
         raise UsageError(
             "--from begins a new run with a checkpoint's weights, --resume goes on with a run; give one of them"
@@ -94,12 +92,19 @@ def _resume(
         if "=" not in override:
             raise UsageError(f"{override}: --resume takes the recipe of its run; leave the recipe out")
 
-    from ni_framework.cli.progress import Progress
     from ni_framework.engine.trainer import resume
 
-    run = Path(output) if output else None
-    with Progress() as progress:
-        return resume(resumed, overrides, run, every=every, keep=keep, listeners=[progress])
+    return partial(resume, resumed, overrides, Path(output) if output else None)
+
+
+@contextmanager
+def _listeners(tensorboard: bool) -> Iterator[list[object]]:
+    from ni_framework.cli.progress import Progress
+    from ni_framework.cli.tensorboard import TensorBoard
+
+    with ExitStack() as stack:
+        boards = [stack.enter_context(TensorBoard())] if tensorboard else []
+        yield [stack.enter_context(Progress()), *boards]
 
 
 def _shown(name: str, value: float) -> str:

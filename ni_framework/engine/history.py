@@ -1,0 +1,55 @@
+"""What a run has measured so far, read back from its metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from attrs import frozen
+
+from ni_framework.engine.run_folder import METRICS
+from ni_framework.errors import UsageError
+
+Series = tuple[list[int], list[float]]  # steps, and values at them
+
+
+@frozen
+class History:
+    """The metrics of a run by name, and the steps of its warnings."""
+
+    series: dict[str, Series]
+    warnings: list[int]
+
+    def under(self, prefix: str) -> dict[str, Series]:
+        """The series whose names begin with a prefix, by what follows."""
+        return {name.removeprefix(prefix): found for name, found in self.series.items() if name.startswith(prefix)}
+
+
+def read_history(run: Path) -> History:
+    """The history of a run, also of one that goes on: a line that is cut off is left out, as is what is not finite.
+
+    Raises `UsageError` where there is none.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        raise UsageError(f"{run}: holds no {METRICS}; name the folder of a run")
+    series: dict[str, Series] = {}
+    warnings: list[int] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            step = int(line["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        if "warning" in line:
+            warnings.append(step)
+        for name, value in line.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if number and name not in ("step", "seconds"):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(float(value))
+    if not series:
+        raise UsageError(f"{path}: holds no line of metrics yet; wait for the first, or name another run")
+    return History(series, warnings)
