@@ -14,11 +14,13 @@ from ni_framework.cli.output import fail
 from ni_framework.errors import NIError
 
 VERBS = {
+    "new": "Write a recipe to start from.",
     "check": "Check a recipe: keys, values, components, and whether their sizes fit together.",
     "train": "Train a recipe's model and save it.",
     "eval": "Evaluate a checkpoint on the held-out part of its data.",
     "plot": "Draw a run, or compare several, as one PNG.",
     "verify": "Compare a checkpoint with what it says of itself.",
+    "schema": "Print a JSON Schema of recipes with all installed components.",
     "ls": "List the installed components.",
     "show": "Show a recipe as it is understood, or a component's options.",
 }

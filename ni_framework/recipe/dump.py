@@ -47,10 +47,10 @@ def _write(tree: dict[str, Any] | list[Any], indent: str, lines: list[str]) -> N
     keyed = isinstance(tree, dict)
     leads = [f"{_text(key)}:" for key in tree] if keyed else ["-"] * len(tree)
     for lead, item in zip(leads, tree.values() if keyed else tree, strict=True):
-        flow = _flow(item)
-        fits = flow is not None and len(indent) + len(lead) + 1 + len(flow) <= _WIDTH
+        line = flow(item)
+        fits = line is not None and len(indent) + len(lead) + 1 + len(line) <= _WIDTH
         if fits or not isinstance(item, dict | list):
-            lines.append(f"{indent}{lead} {_folded(flow, indent)}")
+            lines.append(f"{indent}{lead} {_folded(line, indent)}")
         elif lead == "-":
             start = len(lines)
             _write(item, f"{indent}  ", lines)
@@ -60,21 +60,21 @@ def _write(tree: dict[str, Any] | list[Any], indent: str, lines: list[str]) -> N
             _write(item, f"{indent}  ", lines)
 
 
-def _folded(flow: str | None, indent: str) -> str:
+def _folded(line: str | None, indent: str) -> str:
     """A scalar over several lines if it is very long; a text in double quotes goes on behind a backslash."""
-    if flow is None or len(flow) <= _LONGEST:
-        return str(flow)
-    pieces = _PIECE.findall(flow)
+    if line is None or len(line) <= _LONGEST:
+        return str(line)
+    pieces = _PIECE.findall(line)
     # A space at the start of a line counts only behind a backslash.
     return f"\\\n{indent}  ".join(f"\\{piece}" if n and piece[0] == " " else piece for n, piece in enumerate(pieces))
 
 
-def _flow(tree: Any) -> str | None:
+def flow(tree: Any) -> str | None:
     """A scalar, an empty collection or a list of scalars and such lists on one line; None for what needs more."""
     if isinstance(tree, dict):
         return None if tree else "{}"
     if isinstance(tree, list):
-        items = [_flow(item) for item in tree]
+        items = [flow(item) for item in tree]
         return None if any(item is None for item in items) else f"[{', '.join(item for item in items if item)}]"
     if isinstance(tree, str):
         return _text(tree)

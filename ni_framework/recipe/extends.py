@@ -59,7 +59,9 @@ def read_tree(source: Source, problems: Problems, budget: Budget) -> MappingNode
     """The tree of one text, which is a mapping; raises `RecipeError` where it is not."""
     tree = parse(source, problems, budget)
     if tree is None:
-        raise RecipeError([Problem("the recipe is empty", source.mark(0, 0), "`ni new` writes one to start from")])
+        raise RecipeError(
+            [Problem("the recipe is empty", source.mark(0, 0), "`ni new recipe` writes one to start from")]
+        )
     if isinstance(tree, BrokenNode):
         problems.stop_if_any()
     if not isinstance(tree, MappingNode):
