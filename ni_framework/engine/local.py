@@ -35,6 +35,7 @@ class LocalEngine:
         self.device = next(model.parameters()).device
         self.optimizer = adamw(model, recipe.train.optimizer)
         self.guard = Guard(recipe.train.skip)
+        self.updating = False  # between two steps, when weights and optimizer do not belong together
         factor = recipe.train.average
         self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(factor)) if factor else None
 
@@ -111,12 +112,14 @@ class LocalEngine:
         return torch.nn.utils.get_total_norm(gradients)
 
     def _update(self, step: int, statistics: Mapping[str, Tensor]) -> None:
+        self.updating = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
         self.model.absorb(statistics)
         if self._averaged is not None:
             self._averaged.update_parameters(self.model)
+        self.updating = False
 
     def _answers(
         self, logits: dict[str, Tensor], part: Batch, counts: dict[str, Tensor]

@@ -22,8 +22,9 @@ class MetricsFile:
     A number that is not finite is null, since JSON knows none; warnings have lines of their own.
     """
 
-    def __init__(self, path: Path, seconds: float = 0.0) -> None:
-        self._path, self._start = path, time.monotonic() - seconds
+    def __init__(self, path: Path) -> None:
+        self.seconds = 0.0  # that the run had taken when it was interrupted
+        self._path, self._start = path, time.monotonic()
 
     @hookimpl
     def run_log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -38,7 +39,8 @@ class MetricsFile:
         self._write(step, {"warning": message})
 
     def _write(self, step: int, metrics: Mapping[str, float | str]) -> None:
-        line: dict[str, float | str | None] = {"step": step, "seconds": round(time.monotonic() - self._start, 3)}
+        seconds = self.seconds + time.monotonic() - self._start
+        line: dict[str, float | str | None] = {"step": step, "seconds": round(seconds, 3)}
         line |= {name: None if value in _INFINITE or value != value else value for name, value in metrics.items()}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,8 +37,8 @@ from ni_framework.engine.run_folder import (
     retain,
 )
 from ni_framework.engine.verify import read_lock
-from ni_framework.errors import CheckpointError, RunError, UsageError
-from ni_framework.model.compose import build_data, build_model
+from ni_framework.errors import CheckpointError, FitError, RunError, UsageError
+from ni_framework.model.compose import build_data, build_model, too_large
 from ni_framework.model.figures import routing_figures
 from ni_framework.model.trace import trace_of
 from ni_framework.recipe import Recipe, dump
@@ -68,6 +69,7 @@ def train(
             folder = find_checkpoint(start)
             load_weights(engine.model, folder, best_weights(check_files(folder)))
         training = Training(engine, recipe, splits, run, every, keep, listeners)
+        training.begin()
         probe(engine, training.order, training.hook)
         return training.finish()
 
@@ -100,16 +102,11 @@ def resume(
             check_in_place(resumption, place)
         else:
             check_new(place)
-        recipe, checkpoint, manifest = resumption.recipe, resumption.checkpoint, resumption.manifest
-        splits = build_data(recipe).open()
-        engine = _engine(recipe)
-        load_weights(engine.model, checkpoint)
-        if engine.average is not None:
-            load_weights(engine.average, checkpoint, AVERAGE)
-        every, keep = every or manifest.every, keep or manifest.keep
-        training = Training(engine, recipe, splits, place, every, keep, listeners, resumption)
-        training.load(read_tensors(checkpoint, manifest, TRAINING))
-        training.compare(read_lock(checkpoint, manifest))
+        splits = build_data(resumption.recipe).open()
+        every, keep = every or resumption.manifest.every, keep or resumption.manifest.keep
+        training = Training(_engine(resumption.recipe), resumption.recipe, splits, place, every, keep, listeners)
+        training.restore(resumption)
+        training.begin()
         return training.finish()
 
 
@@ -129,37 +126,50 @@ class Training:
         every: int | None,
         keep: int | None,
         listeners: Sequence[object],
-        resumption: Resumption | None = None,
     ) -> None:
         self.engine, self.recipe, self.run, self.every, self.keep = engine, recipe, run, every, keep
         self.order, self.test = Order(splits["train"], recipe.train.batch, recipe.seed), splits["test"]
         self.step, self.seconds, self.metrics, self.evaluated = 0, 0.0, {}, False
         self.means, self.collapse = Means(), Collapse()
-        self.saved: tuple[int, bool] | None = None  # the step and whether it was evaluated, as last written
-        self.checkpoint: Path | None = None
-        self.torn = False  # in the middle of an update, when weights and step do not belong together
+        self.checkpoint: Path | None = None  # the last one, and its step and whether that was evaluated
+        self.saved: tuple[int, bool] | None = None
         self.request = Request()
         self.lock = lock_of(recipe, splits)
-        clock = 0.0
-        if resumption is not None:
-            manifest = resumption.manifest
-            self.step, self.seconds, self.evaluated = manifest.step, manifest.seconds, manifest.evaluated
-            self.metrics = {
-                name: float("nan") if value is None else value
-                for name, value in manifest.metrics.items()
-                if name.startswith("train/")
-            }
-            self.saved, self.checkpoint = (self.step, self.evaluated), resumption.checkpoint
-            source = run_of(resumption.checkpoint) or run
-            clock = keep_lines(source / METRICS, self.step, run / METRICS, self.evaluated)
-        replace_file(run / RECIPE, dump(recipe).encode())
-        replace_file(run / LOCK, (json.dumps(self.lock, indent=2) + "\n").encode())
-        link_latest(run)
-        self.hook = run_events(MetricsFile(run / METRICS, clock), *listeners).hook
         self.num_parameters = sum(parameter.numel() for parameter in engine.model.parameters())
-        self.hook.run_start(run=str(run), recipe=recipe, num_parameters=self.num_parameters)
-        for message in resumption.damaged if resumption else ():
-            self.warn(f"passed over a checkpoint: {message}")
+        self.file = MetricsFile(run / METRICS)
+        self.hook = run_events(self.file, *listeners).hook
+        self.notes: list[str] = []  # to be told as soon as somebody listens
+
+    def restore(self, resumption: Resumption) -> None:
+        """Becomes what it was at a checkpoint.
+
+        Raises `CheckpointError` if that was of another model or of other data.
+        """
+        self.checkpoint, manifest = resumption.checkpoint, resumption.manifest
+        self.notes += [f"passed over a checkpoint: {fault}" for fault in resumption.damaged]
+        self._compare(read_lock(self.checkpoint, manifest))
+        load_weights(self.engine.model, self.checkpoint)
+        if self.engine.average is not None:
+            load_weights(self.engine.average, self.checkpoint, AVERAGE)
+        self._load(read_tensors(self.checkpoint, manifest, TRAINING))
+        self.step, self.seconds, self.evaluated = manifest.step, manifest.seconds, manifest.evaluated
+        self.saved = (self.step, self.evaluated)
+        known = {name: value for name, value in manifest.metrics.items() if name.startswith("train/")}
+        self.metrics = {name: math.nan if value is None else value for name, value in known.items()}
+
+    def begin(self) -> None:
+        """Writes what a run folder holds from its first moment on, and says that the run starts."""
+        if self.checkpoint is None:
+            (self.run / METRICS).unlink(missing_ok=True)  # of a run that never got to a checkpoint
+        else:
+            source = run_of(self.checkpoint) or self.run
+            self.file.seconds = keep_lines(source / METRICS, self.step, self.run / METRICS, self.evaluated)
+        replace_file(self.run / RECIPE, dump(self.recipe).encode())
+        replace_file(self.run / LOCK, (json.dumps(self.lock, indent=2) + "\n").encode())
+        link_latest(self.run)
+        self.hook.run_start(run=str(self.run), recipe=self.recipe, num_parameters=self.num_parameters)
+        for note in self.notes:
+            self.warn(note)
 
     def warn(self, message: str) -> None:
         """Tells the listeners, and so the log, of something that looks wrong."""
@@ -170,7 +180,7 @@ class Training:
         parts = {"engine": self.engine.training_state(), "means": self.means.state(), "collapse": self.collapse.state()}
         return {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
 
-    def load(self, stored: Mapping[str, Tensor]) -> None:
+    def _load(self, stored: Mapping[str, Tensor]) -> None:
         """Goes on from what `state` returned; raises `CheckpointError` for anything else."""
         try:
             self.engine.load_training_state(under("engine", stored))
@@ -179,13 +189,12 @@ class Training:
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.checkpoint}: holds no training state of this run ({error})") from error
 
-    def compare(self, lock: Mapping[str, Any]) -> None:
+    def _compare(self, lock: Mapping[str, Any]) -> None:
         """Refuses other data than the run began with, and warns of other code, which may round otherwise."""
         differences = lock_difference(lock, self.lock)
         if data := [difference for difference in differences if difference.startswith("data")]:
             raise CheckpointError(f"{self.checkpoint}: was trained on other data ({data[0]}); restore them to go on")
-        for difference in differences:
-            self.warn(f"not as when it was saved, so the run may go on otherwise: {difference}")
+        self.notes += [f"not as when it was saved, so the run may go on otherwise: {text}" for text in differences]
 
     def finish(self) -> dict[str, Any]:
         """The steps that are left, evaluation, the last checkpoint, and the summary of it all.
@@ -213,6 +222,11 @@ class Training:
                 self._rescue()
                 if isinstance(error, OSError):
                     raise RunError(f"step {self.step}: {_said(error)}; {self._way_on()}") from error
+                if too_large(error):
+                    reason = str(error).partition("\n")[0]
+                    raise FitError(
+                        f"step {self.step + 1}: does not fit this machine: {reason}; raise train.accumulate, or lower train.batch"
+                    ) from error
                 raise
         summary = {
             "run": str(self.run),
@@ -228,9 +242,8 @@ class Training:
         settings = self.recipe.train
         number = self.step + 1
         logs = number % settings.log_every == 0 or number == settings.steps
-        self.torn = True
         done = self.engine.step(self.step, batch, trace=logs)
-        self.step, self.evaluated, self.torn = number, False, False
+        self.step, self.evaluated = number, False
         if done.fault is None:
             self.means.add(done.values)
         else:
@@ -294,7 +307,10 @@ class Training:
         self.saved = (self.step, self.evaluated)
         self.hook.run_checkpoint(step=self.step, checkpoint=str(self.checkpoint))
         if self.keep is not None:
-            retain(self.run, self.keep)
+            try:
+                retain(self.run, self.keep)
+            except OSError as error:  # too many checkpoints are no reason to end a run
+                self.warn(f"an old checkpoint could not be removed: {_said(error)}")
 
     def _stop_if_asked(self) -> None:
         if self.request.exit_code is not None and self.step < self.recipe.train.steps + (not self.evaluated):
@@ -304,7 +320,7 @@ class Training:
 
     def _rescue(self) -> None:
         """Saves the last complete step before an error is told; if that fails too, the first error is the one to tell."""
-        if self.step and not self.torn:
+        if self.step and not self.engine.updating:
             try:
                 self._save()
             except Exception:

@@ -36,7 +36,7 @@ def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpret
         initialise(model, recipe.seed)
         return model.to(device)
     except (RuntimeError, MemoryError) as error:
-        if not _too_large(error):
+        if not too_large(error):
             raise
         reason = str(error).partition("\n")[0]
         raise FitError(
@@ -79,7 +79,7 @@ class Builder:
         except NIError:
             raise
         except Exception as error:
-            if _too_large(error):
+            if too_large(error):
                 raise
             entry = installed().find(kind, choice.use)
             message = f"{kind} `{choice.use}` of {entry.source} cannot be built: {type(error).__name__}: {error}"
@@ -87,7 +87,7 @@ class Builder:
             raise PluginError([problem]) from error
 
 
-def _too_large(error: Exception) -> bool:
+def too_large(error: Exception) -> bool:
     """Whether torch or the machine has refused a tensor for its size; torch says so only in words."""
     words = ("allocate", "Storage size calculation overflowed", "out of memory")
     return isinstance(error, MemoryError) or (

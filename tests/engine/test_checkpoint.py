@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from ni_framework import build_model, load_model
-from ni_framework.engine.checkpoint import load_checkpoint
+from ni_framework.engine.checkpoint import load_checkpoint, read_tensors
+from ni_framework.engine.golden import golden_difference
+from ni_framework.engine.manifest import check_files
+from ni_framework.engine.trainer import resume
 from ni_framework.errors import CheckpointError, RecipeError, RunError
 from tests.engine.small import rewritten, save_small, small_recipe
 
@@ -186,3 +189,13 @@ def test_a_recipe_in_a_checkpoint_reads_no_other_file(checkpoint: Path) -> None:
     rewritten(checkpoint, "recipe.yaml", b"extends: ../../../small.yaml\n")
     with pytest.raises(RecipeError, match="extends: needs a file, and this recipe is a text"):
         load_model(checkpoint)
+
+
+def test_a_checkpoint_of_this_format_stays_readable(tmp_path: Path) -> None:
+    """One that an earlier ni_framework has written: it loads, answers as it did, and training goes on from it."""
+    kept = Path(__file__).parent / "format2"
+    manifest = check_files(kept)
+    model, recipe = load_checkpoint(kept)
+    assert (recipe.train.steps, manifest.step, manifest.evaluated) == (2, 1, False)
+    assert golden_difference(model, read_tensors(kept, manifest, "golden.safetensors")) == []
+    assert resume(kept, run=tmp_path / "run")["metrics"]["test/accuracy"] > 0
