@@ -21,8 +21,11 @@ def command(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     from ni_framework.engine.files import replace_file
     from ni_framework.engine.plot import plot_runs
 
-    folders = [Path(run) for run in runs]
+    folders = list(dict.fromkeys(map(Path, runs)))
     content = plot_runs(folders)
     place = Path(output) if output else folders[0] / "plot.png"
-    replace_file(place, content)
+    try:
+        replace_file(place, content)
+    except OSError as error:  # of the file beside it, whose name tells nobody anything
+        raise OSError(error.errno, error.strerror, str(place)) from error
     emit({"plot": str(place)}, str(place), as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from attrs import frozen
@@ -11,6 +10,7 @@ from attrs import frozen
 from ni_framework.engine.run_folder import METRICS
 from ni_framework.errors import UsageError
 
+_LARGEST = 3.5e38
 Series = tuple[list[int], list[float]]  # steps, and values at them
 
 
@@ -20,6 +20,10 @@ class History:
 
     series: dict[str, Series]
     warnings: list[int]
+
+    def steps(self) -> set[int]:
+        """Every step of which something is known."""
+        return {*self.warnings, *(step for steps, _ in self.series.values() for step in steps)}
 
     def under(self, prefix: str) -> dict[str, Series]:
         """The series whose names begin with a prefix, by what follows."""
@@ -32,6 +36,8 @@ def read_history(run: Path) -> History:
     Raises `UsageError` where there is none.
     """
     path = run / METRICS
+    if not run.is_dir():
+        raise UsageError(f"{run}: there is no such run; name the folder of a run")
     if not path.is_file():
         raise UsageError(f"{run}: holds no {METRICS}; name the folder of a run")
     series: dict[str, Series] = {}
@@ -40,16 +46,20 @@ def read_history(run: Path) -> History:
         try:
             line = json.loads(text)
             step = int(line["step"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
         if "warning" in line:
             warnings.append(step)
         for name, value in line.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if number and name not in ("step", "seconds"):
+            if name not in ("step", "seconds") and _is_number(value):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(float(value))
     if not series:
         raise UsageError(f"{path}: holds no line of metrics yet; wait for the first, or name another run")
     return History(series, warnings)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a picture can hold it: no more than single precision knows, which training does not exceed."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 
 from ni_framework.engine.history import History, read_history
-from ni_framework.engine.plot import figure_of, plot_runs
+from ni_framework.engine.plot import STYLE, figure_of, plot_runs, run_names
 from ni_framework.engine.trainer import train
 from ni_framework.errors import UsageError
 from tests.engine.small import small_recipe
@@ -53,6 +55,8 @@ def test_panels_and_series(run: Path) -> None:
     ]
     assert drawn["held out"].get_xdata().tolist() == [2, 4, 6]
     assert axes["accuracy"].get_legend() is not None
+    ranges = {axes[title].get_xlim() for title in ("loss", "accuracy", "learning rate", "routing")}
+    assert len(ranges) == 1, "panels one above the other show the same steps"
     for name in scripts:
         shares = [area.get_paths()[0].vertices[:, 1].max() for area in axes[name].collections]
         assert len(shares) == 3
@@ -71,7 +75,9 @@ def test_several_runs_are_compared(run: Path) -> None:
     """By loss and accuracy, each with its name."""
     history = read_history(run)
     loss, accuracy = figure_of({"a": history, "b": history}).axes
-    legend = loss.get_legend()
+    legend = accuracy.get_legend()
+    assert loss.get_legend() is None, "one will do"
+    assert loss.get_xlim() == accuracy.get_xlim() == pytest.approx((-0.18, 6.18))
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [
         "a, training",
@@ -80,6 +86,64 @@ def test_several_runs_are_compared(run: Path) -> None:
         "b, held out",
     ]
     assert accuracy.get_title(loc="left") == "accuracy"
+    many = figure_of({str(number): history for number in range(10)}).axes[0].get_lines()
+    assert len({line.get_color() for line in many}) == 10
+
+
+def test_tasks_have_thinner_lines(tmp_path: Path) -> None:
+    """One each, and the warning's name does not go with theirs."""
+    line = {"step": 1, "seconds": 1, "test/accuracy": 0.5, "test/accuracy/a": 0.25, "test/accuracy/b": 0.75}
+    warning = {"step": 2, "seconds": 1, "warning": "odd"}
+    run = written(tmp_path / "run", json.dumps(line | {"train/accuracy": 0.5}), json.dumps(warning))
+    axes = named(read_history(run))
+    drawn = {str(line.get_label()): line for line in axes["accuracy"].get_lines()}
+    assert drawn.keys() == {"training", "held out", "held out, a", "held out, b"}
+    assert points(drawn["held out, b"]) == [(1, 0.75)]
+    assert axes["loss"].get_xlim()[1] == pytest.approx(2.06), "the warning's step is seen"
+    assert drawn["held out, b"].get_linewidth() < drawn["held out"].get_linewidth()
+    assert [text.get_text() for text in axes["loss"].get_legend().get_texts()] == ["warning"]
+
+
+def test_legends_touch_neither_data_nor_titles(tmp_path: Path) -> None:
+    """Also where names of tasks make the panels narrow."""
+    names = ["train/accuracy", "test/accuracy", *(f"test/accuracy/textured{number}" for number in range(3))]
+    health = {"routing/open": 0.5, "routing/orphans": 0.1}
+    run = written(tmp_path / "run", json.dumps({"step": 1, "seconds": 1} | dict.fromkeys(names, 0.5) | health))
+    with matplotlib.rc_context(STYLE):
+        figure = figure_of({"run": read_history(run)})
+        figure.savefig(tmp_path / "figure.png")
+        legends = [(axes, legend.get_window_extent()) for axes in figure.axes if (legend := axes.get_legend())]
+        assert len(legends) == 2
+        for axes, box in legends:
+            assert not box.overlaps(axes.get_window_extent().padded(-1))
+            title = next(
+                text for text in axes.get_children() if getattr(text, "get_text", str)() == axes.get_title("left")
+            )
+            assert not box.overlaps(title.get_window_extent())
+
+
+def test_a_run_is_called_by_recipe_and_folder(run: Path, tmp_path: Path) -> None:
+    """The recipe's name is the checkpoints' to tell; two of one name are told apart by their paths, none is lost."""
+    assert run_names([run]) == ["small/small"]
+    (tmp_path / "digits").mkdir()
+    begun = written(tmp_path / "digits/today", "")
+    assert run_names([begun]) == ["digits/today"]
+    other = tmp_path / "elsewhere/small"
+    shutil.copytree(run, other)
+    assert run_names([run, other]) == [str(run), str(other)]
+
+
+def test_shares_that_are_not_known_of_every_function(tmp_path: Path) -> None:
+    """Such a step is left out of their sum."""
+    lines = [{"step": step, "seconds": 1, "routing/use/script0/f0": 0.25} for step in (1, 2, 3)]
+    uses = [0.75, None, 0.75]
+    run = written(
+        tmp_path / "run",
+        *(json.dumps(line | {"routing/use/script0/f1": use}) for line, use in zip(lines, uses, strict=True)),
+    )
+    below, above = named(read_history(run))["use of functions"].collections
+    assert set(below.get_paths()[0].vertices[:, 0]) == {1, 3}
+    assert above.get_paths()[0].vertices[:, 1].max() == pytest.approx(1)
 
 
 def test_unfinished_and_odd_lines(tmp_path: Path) -> None:
@@ -91,6 +155,8 @@ def test_unfinished_and_odd_lines(tmp_path: Path) -> None:
         '{"step": 3, "seconds": 1, "warning": "step 3 was skipped: the loss is nan"}',
         '{"step": 4, "seconds": 1, "train/loss": null, "test/accuracy/a": NaN}',
         "[]",
+        '{"step": Infinity, "seconds": 1, "train/loss": 1}',
+        '{"step": 5, "seconds": 1, "train/loss": 1' + "0" * 400 + "}",
         '{"step": 6, "seconds": 2, "train/lo',
     )
     history = read_history(run)
@@ -100,13 +166,15 @@ def test_unfinished_and_odd_lines(tmp_path: Path) -> None:
     assert "use of functions (f0 to f19, from below)" in axes
     (marks,) = [line for line in axes["loss"].get_lines() if line.get_label() == "warning"]
     assert points(marks) == [(3, 0.02)]
+    assert all(float(tick).is_integer() for panel in axes.values() for tick in panel.get_xticks()), "steps are whole"
     assert plot_runs([run])
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     """Each is said."""
     cases = {
-        tmp_path / "absent": f"{tmp_path}/absent: holds no metrics.jsonl; name the folder of a run",
+        tmp_path / "absent": f"{tmp_path}/absent: there is no such run; name the folder of a run",
+        tmp_path: f"{tmp_path}: holds no metrics.jsonl; name the folder of a run",
         written(
             tmp_path / "empty", ""
         ): f"{tmp_path}/empty/metrics.jsonl: holds no line of metrics yet; wait for the first, or name another run",
