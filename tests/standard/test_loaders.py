@@ -213,6 +213,7 @@ FAULTS: dict[str, tuple[str, str, bytes | str | None, str]] = {
     "list of absent images": ("mnist_m", "mnist_m_test_labels.txt", "a.png 1\nb.png 2\n", "lacks a.png and 1 more"),
     "no npz": ("npz", "own.npz", b"PK\3\4nonsense", "cannot be read as a .npz file of numbers"),
     "a class that training has not": ("image_folder", "val/new/a.png", b"", "val/new: is a class that"),
+    "a file for a folder": ("image_folder", "test", b"", "test: is no folder; put the images there"),
     "a class too many": ("image_folder", "train/new/a.png", b"", "holds 11 folders, but the recipe says 10 classes"),
 }
 
@@ -247,6 +248,28 @@ def test_a_picture_of_sixteen_bits(tmp_path: Path) -> None:
     split = data_of(FORMATS["image_folder"][1] % tmp_path).open()["train"]
     with pytest.raises(RunError, match="more than 8 bits a channel"):
         split.batch(torch.tensor([3]), None)
+
+
+def test_a_class_without_images(tmp_path: Path) -> None:
+    """Would never be learned, and nobody would know why."""
+    write_image_folder(tmp_path, np.random.default_rng(0))
+    (tmp_path / "train" / "class_3" / "a.PNG").unlink()
+    with pytest.raises(
+        RunError, match=re.escape(f"{tmp_path}/train/class_3: holds no image of its class; known are files")
+    ):
+        data_of(FORMATS["image_folder"][1] % tmp_path).open()
+
+
+def test_a_home_of_nobody() -> None:
+    """In words."""
+    with pytest.raises(RunError, match="~nobody-at-all/x: there is no such user; name the folder without ~"):
+        data_of(FORMATS["image_folder"][1] % "~nobody-at-all/x").open()
+
+
+def test_npz_names_both_parts() -> None:
+    """A pattern without a part would train and test on the same array."""
+    with pytest.raises(RecipeError, match=r"data.images: must hold \{part\}, which stands for train or test"):
+        data_of("{use: npz, file: a.npz, classes: 3, images: x_train}")
 
 
 def test_npz_says_what_is_there_and_unpickles_nothing(tmp_path: Path) -> None:

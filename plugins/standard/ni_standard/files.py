@@ -8,12 +8,20 @@ from pathlib import Path
 from ni_framework.errors import RunError
 
 
+def home(path: str) -> Path:
+    """A path with `~` for the user's own folder; raises `RunError` for a user that there is not."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RunError(f"{path}: there is no such user; name the folder without ~") from error
+
+
 def find(root: str, names: Sequence[str | tuple[str, ...]], what: str) -> list[Path]:
     """The files or folders of these names under a folder; of several names for one, the first that is there.
 
     Raises `RunError` that says which are missing, where all are expected, and what they are.
     """
-    folder = Path(root).expanduser()
+    folder = home(root)
     found, missing = [], []
     for name in names:
         given = (name,) if isinstance(name, str) else name

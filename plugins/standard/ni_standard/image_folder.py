@@ -13,6 +13,8 @@ from ni_standard.files import find
 from ni_standard.images import TASK, ImageData, ImageOptions, ImageSplit
 from ni_standard.pictures import ENDINGS, Pictures
 
+_KNOWN = f"known are files that end in {', '.join(ENDINGS)}"
+
 
 class ImageFolder(ImageData):
     """Images in `root/train/<class>/` and `root/test/<class>/` (or `root/val/`), of any size; classes are numbered by name.
@@ -30,7 +32,7 @@ class ImageFolder(ImageData):
         self.tasks = {TASK: config.classes}
 
     def open(self) -> dict[str, ImageSplit]:
-        train, test = find(self.config.root, ["train", ("test", "val")], "your images, a folder for each class, ")
+        train, test = find(self.config.root, ["train", ("test", "val")], "your images, a folder for each class,")
         classes = _folders(train)
         if len(classes) != self.config.classes:
             raise RunError(
@@ -38,19 +40,23 @@ class ImageFolder(ImageData):
             )
         if unknown := sorted(set(_folders(test)) - set(classes)):
             raise RunError(f"{test / unknown[0]}: is a class that {train} has not; add it there or remove it here")
-        return {"train": self._split(train, classes), "test": self._split(test, classes)}
+        return {"train": self._split("train", train, classes), "test": self._split("test", test, classes)}
 
-    def _split(self, folder: Path, classes: list[str]) -> ImageSplit:
+    def _split(self, part: str, folder: Path, classes: list[str]) -> ImageSplit:
         paths, labels = [], []
         for number, name in enumerate(classes):
             here = (folder / name).iterdir() if (folder / name).is_dir() else ()
             images = sorted(path for path in here if path.suffix.lower() in ENDINGS)
             paths += images
             labels += [number] * len(images)
+            if part == "train" and not images:
+                raise RunError(f"{folder / name}: holds no image of its class; {_KNOWN}")
         if not paths:
-            raise RunError(f"{folder}: its folders hold no image; known are files that end in {', '.join(ENDINGS)}")
+            raise RunError(f"{folder}: its folders hold no image; {_KNOWN}")
         return ImageSplit(Pictures(paths, self.config), torch.tensor(labels), self.config)
 
 
 def _folders(parent: Path) -> list[str]:
+    if not parent.is_dir():
+        raise RunError(f"{parent}: is no folder; put the images there, in a folder for each class")
     return sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

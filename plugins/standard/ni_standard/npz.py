@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ni_framework.contracts import Build
-from ni_framework.errors import RunError
+from ni_framework.errors import OptionError, RunError
 from ni_framework.options import config, option
+from ni_standard.files import home
 from ni_standard.images import TASK, ImageData, ImageOptions, ImageSplit, split_of
 
 
@@ -29,12 +30,19 @@ class Npz(ImageData):
         images: str = option(default="x_{part}", help="name of an array of images")
         labels: str = option(default="y_{part}", help="name of an array of labels")
 
+        def __attrs_post_init__(self) -> None:
+            """Both parts would be the same array otherwise."""
+            super().__attrs_post_init__()
+            for name in ("images", "labels"):
+                if "{part}" not in getattr(self, name):
+                    raise OptionError(name, "must hold {part}, which stands for train or test", "as in `x_{part}`")
+
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__(config, build)
         self.tasks = {TASK: config.classes}
 
     def open(self) -> dict[str, ImageSplit]:
-        path = Path(self.config.file).expanduser()
+        path = home(self.config.file)
         splits = {}
         for part in ("train", "test"):
             names = [pattern.replace("{part}", part) for pattern in (self.config.images, self.config.labels)]
