@@ -10,7 +10,7 @@ from ni_framework.contracts import Choice, Data, Head, Input
 from ni_framework.errors import FitError, NIError, OptionError, PluginError, Problem, RecipeError
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.script import Script
-from ni_framework.nn.init import initialise
+from ni_framework.nn.init import WithoutValues, initialise
 from ni_framework.recipe import Recipe
 from ni_framework.registry import installed
 from ni_framework.registry.resolve import component
@@ -29,7 +29,7 @@ def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpret
     `PluginError` where a component fails to build, and `FitError` where the model does not fit the machine.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutValues():
             model = _compose(recipe, build_data(recipe))
         if torch.device(device).type == "meta":
             return model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ni_framework.errors import PluginError, Problem
 
@@ -14,6 +16,20 @@ def seed_of(*key: int | str) -> int:
     """A 63-bit seed for a key such as (seed, "model.scripts.0"): equal keys, equal seeds, on any machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+class WithoutValues(TorchFunctionMode):
+    """Leaves out torch's initialisers while a model is built on the meta device, where they have nothing to set.
+
+    There they are carried out by Python code whose import takes longer than all else that building a model needs.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls a function of torch, or returns the tensor that an initialiser was given."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def initialise(model: nn.Module, seed: int) -> None:

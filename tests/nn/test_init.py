@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ni_framework.errors import PluginError
-from ni_framework.nn.init import initialise, seed_of
+from ni_framework.nn.init import WithoutValues, initialise, seed_of
 
 
 def named(*names: str) -> nn.Module:
@@ -93,3 +93,14 @@ def test_seeds_of_keys() -> None:
     assert seed_of(0, "model") == 1689353482259370465
     assert len({seed_of(0, "a"), seed_of(1, "a"), seed_of(0, "b"), seed_of(0, "a", 1), seed_of("a", 0)}) == 5
     assert all(0 <= seed_of(number) < 2**63 for number in range(50))
+
+
+def test_without_values_nothing_is_set() -> None:
+    """Torch's initialisers are left out, whatever way they get their tensor; all else works, and afterwards they do too."""
+    tensor = torch.ones(3)
+    with WithoutValues():
+        assert nn.init.normal_(tensor) is tensor
+        assert nn.init.uniform_(tensor=tensor) is tensor
+        assert nn.Linear(3, 2, device="meta")(torch.ones(1, 3, device="meta")).shape == (1, 2)
+    assert torch.equal(tensor, torch.ones(3))
+    assert not torch.equal(nn.init.normal_(tensor), torch.ones(3))
