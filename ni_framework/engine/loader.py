@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from ni_framework.engine.order import Order
 from ni_framework.errors import RunError
 
 
-def batches(order: Order, start: int, stop: int, workers: int) -> Iterator[Batch]:
+def batches(order: Order, start: int, stop: int, workers: int) -> Generator[Batch]:
     """The batches of steps `start` to `stop`; with `workers` processes a few of them are prepared ahead.
 
+    Close it if it is not read to its end: the workers leave signals to this process, and end only when they are told to.
     Raises `RunError` if a worker dies.
     """
     if not workers:
@@ -46,6 +47,8 @@ def batches(order: Order, start: int, stop: int, workers: int) -> Iterator[Batch
         raise RunError(
             "a process that prepares batches has died (out of memory, perhaps); lower train.workers, 0 uses none"
         ) from error
+    finally:
+        prepared._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]  a traceback may keep the loader alive
 
 
 class _Carried(Dataset):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -206,15 +207,8 @@ class Training:
             try:
                 self._evaluate_if_due()
                 self._stop_if_asked()
-                begin = time.monotonic()
-                for batch in batches(self.order, self.step, settings.steps, settings.workers):
-                    self._step(batch)
-                    self.seconds += time.monotonic() - begin
-                    self._evaluate_if_due()
-                    if self.every and self.step % self.every == 0 and self.step < settings.steps:
-                        self._save()
-                    self._stop_if_asked()
-                    begin = time.monotonic()
+                with closing(batches(self.order, self.step, settings.steps, settings.workers)) as prepared:
+                    self._train(prepared)
                 self._save()
             except Interrupted:
                 raise
@@ -237,6 +231,18 @@ class Training:
         }
         self.hook.run_end(summary=summary)
         return summary
+
+    def _train(self, prepared: Iterable[Batch]) -> None:
+        settings = self.recipe.train
+        begin = time.monotonic()
+        for batch in prepared:
+            self._step(batch)
+            self.seconds += time.monotonic() - begin
+            self._evaluate_if_due()
+            if self.every and self.step % self.every == 0 and self.step < settings.steps:
+                self._save()
+            self._stop_if_asked()
+            begin = time.monotonic()
 
     def _step(self, batch: Batch) -> None:
         settings = self.recipe.train

@@ -1,4 +1,4 @@
-"""`ni verify`, `ni plot`, `ni schema`, and what `ni train` says of checkpoints and of being stopped."""
+"""`ni verify`, `ni schema`, and what `ni train` says of checkpoints and of being stopped."""
 
 from __future__ import annotations
 
@@ -36,16 +36,6 @@ def test_verify(ni: Ni, small: Path) -> None:
     assert done.json["error"]["message"].startswith(
         "run/checkpoints/step-6/model.safetensors: is damaged (it has 0 bytes"
     )
-
-
-def test_plot(ni: Ni, small: Path) -> None:
-    """Writes the picture into the run, or where it is told."""
-    assert ni("train", "small.yaml", "--output", "run").code == 0
-    assert ni("plot", "run").out == "run/plot.png\n"
-    assert ni("plot", "run", "run", "--output", "both.png", "--json").json == {"plot": "both.png"}
-    assert all((small / name).read_bytes()[1:4] == b"PNG" for name in ("run/plot.png", "both.png"))
-    done = ni("plot", "nowhere")
-    assert (done.code, done.err) == (2, "error: nowhere: holds no metrics.jsonl; name the folder of a run\n")
 
 
 def test_schema(ni: Ni) -> None:

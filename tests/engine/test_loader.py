@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from typing import Any
@@ -74,3 +75,16 @@ def test_a_worker_that_dies() -> None:
     assert str(caught.value) == (
         "a process that prepares batches has died (out of memory, perhaps); lower train.workers, 0 uses none"
     )
+
+
+def test_no_worker_is_left() -> None:
+    """Not after the last batch, not after an error whose traceback lives on, and not where somebody stops in between."""
+    list(batches(Order(Numbers(), 4, seed=5), 0, 3, 2))
+    with pytest.raises(RunError) as caught:
+        list(batches(Order(Numbers(refuse), 4, seed=5), 0, 9, 2))
+    prepared = batches(Order(Numbers(), 4, seed=5), 0, 9, 2)
+    next(prepared)
+    assert len(multiprocessing.active_children()) == 2
+    prepared.close()
+    assert multiprocessing.active_children() == []
+    assert caught.value.__traceback__ is not None
