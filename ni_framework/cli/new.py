@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -34,4 +35,5 @@ def recipe(path: str, as_json: bool) -> None:
             file.write(text)
     except FileExistsError:
         raise UsageError(f"{place}: exists already and is left as it is; name another PATH") from None
-    emit({"recipe": path}, f"{path}\nnext: ni check {path}, then ni train {path}", as_json)
+    again = shlex.quote(path)
+    emit({"recipe": path}, f"{path}\nnext: ni check {again}, then ni train {again}", as_json)

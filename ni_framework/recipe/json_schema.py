@@ -6,6 +6,7 @@ JSON Schema cannot say which component a mapping without `use` means where it is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,6 +15,7 @@ import attrs
 from ni_framework.options import Choice
 from ni_framework.recipe.dump import plain_values
 from ni_framework.recipe.fields import Field, fields_of, is_config, is_free, is_plain, members
+from ni_framework.recipe.parse import MAX_KEY
 from ni_framework.recipe.schema import Recipe, Script
 
 Components = Mapping[str, Mapping[str, tuple[type, str]]]
@@ -28,6 +30,7 @@ _TYPES: Mapping[Any, dict[str, Any]] = {
     type(None): {"type": "null"},
     None: {"type": "null"},
 }
+_KEY = {"minLength": 1, "maxLength": MAX_KEY, "not": {"pattern": "^<<$|[\\u0000-\\u001f\\u007f-\\u009f]"}}
 _RELATIVE = r"^(?![~/\\]|[A-Za-z]:)\s*\S"
 
 
@@ -67,6 +70,7 @@ class _Writer:
     def __init__(self, components: Components) -> None:
         self.components = components
         self.definitions: dict[str, Any] = {}
+        self.ready: dict[tuple[str, str], bool] = {}
         for kind, named in components.items():
             for name, (config, summary) in named.items():
                 for partial in (False, True):
@@ -95,8 +99,8 @@ class _Writer:
         known: dict[str, Any] = {"description": field.help} if field.help else {}
         if field.use is not None:
             known["default"] = field.use
-        elif field.attribute.default is not attrs.NOTHING:
-            known["default"] = plain_values(field.attribute.default)
+        elif _is_json(default := plain_values(field.attribute.default)):
+            known["default"] = default
         return known | schema
 
     def _value(self, annotation: Any, field: Field, partial: bool) -> dict[str, Any]:
@@ -113,9 +117,8 @@ class _Writer:
             elif is_config(item):
                 choices.append(self._nested(item, partial, named=str not in types))
             elif is_free(item):
-                choices.append(
-                    {"type": "object", "additionalProperties": self._value(get_args(item)[1], field, partial)}
-                )
+                inside = self._value(get_args(item)[1], field, partial)
+                choices.append({"type": "object", "propertyNames": _KEY, "additionalProperties": inside})
             else:
                 continue
             break
@@ -158,7 +161,7 @@ class _Writer:
         ]
         mapping: dict[str, Any] = {"properties": {"use": {"enum": list(names)}}, "allOf": cases}
         without = {"if": {"not": {"required": ["use"]}}}
-        if partial:
+        if partial and names:
             cases.append(without | {"then": {"anyOf": [_reference(f"{kind}.{name}", partial) for name in names]}})
         elif field.use in names:
             cases.append(without | {"then": _reference(f"{kind}.{field.use}", partial)})
@@ -166,12 +169,11 @@ class _Writer:
             mapping["required"] = ["use"]
         bare = [name for name in names if partial or self._needs_nothing(kind, name)]
         name = f"{kind}.or.{field.use}" if field.use in names and not partial else _named(kind, partial)
-        self.definitions[name] = {
-            "type": ["string", "object"],
-            "if": {"type": "string"},
-            "then": {"enum": bare},
-            "else": mapping,
-        }
+        if bare:
+            alone = {"type": ["string", "object"], "if": {"type": "string"}, "then": {"enum": bare}}
+            self.definitions[name] = alone | {"else": mapping}
+        else:  # validators need not know empty lists
+            self.definitions[name] = {"type": "object"} | mapping if names else {"not": {}}
         return {"$ref": f"#/$defs/{name}"}
 
     def _is_required(self, field: Field) -> bool:
@@ -181,7 +183,17 @@ class _Writer:
 
     def _needs_nothing(self, kind: str, name: str) -> bool:
         """Whether a component's options may all be left out."""
-        named = self.components.get(kind, {}).get(name)
-        return named is not None and not any(
-            self._is_required(field) for key, field in fields_of(named[0]).items() if key != "use"
-        )
+        if (kind, name) not in self.ready:
+            self.ready[kind, name] = False  # defaults that ask for each other never end, so one has to be given
+            if named := self.components.get(kind, {}).get(name):
+                options = (field for key, field in fields_of(named[0]).items() if key != "use")
+                self.ready[kind, name] = not any(map(self._is_required, options))
+        return self.ready[kind, name]
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
@@ -11,6 +12,7 @@ import attrs
 from ni_framework.recipe.dump import flow, plain_values
 from ni_framework.recipe.fields import Field, fields_of, is_config, members
 from ni_framework.recipe.schema import Recipe
+from ni_framework.recipe.words import printable
 
 HEAD = """\
 # A Neural Interpreter on real hand-written digits: a minute or two on two CPU cores, about 98 % of the held-out digits.
@@ -45,7 +47,8 @@ COLUMN, WIDTH = 32, 120
 
 def starter(name: str) -> str:
     """The text of a recipe for the digits, in a file of this name."""
-    commands = {verb: f"ni {verb} {name}" for verb in ("check", "train", "show")} | {"ls": "ni ls, ni show kernel"}
+    path = printable(shlex.quote(name))  # on one line, whatever a file may be called
+    commands = {verb: f"ni {verb} {path}" for verb in ("check", "train", "show")} | {"ls": "ni ls, ni show kernel"}
     widest = max(map(len, commands.values())) + 4
     head = HEAD.format(**{verb: words.ljust(widest) for verb, words in commands.items()})
     return head + "\n" + "\n".join(_lines(Recipe, SET, "")) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from ni_framework.errors import PluginError, RecipeError
@@ -27,5 +28,10 @@ def installed_schema() -> tuple[dict[str, Any], list[str]]:
             except Exception as error:  # annotations are code of the component, of which nothing is known
                 faults.append(f"the Config of {kind} `{name}` cannot be read: {error}")
             else:
-                components[kind][name] = cls.Config, (inspect.getdoc(cls) or "").partition("\n")[0]
+                components[kind][name] = cls.Config, _sentence(cls.__doc__ or "")
     return json_schema(components), faults
+
+
+def _sentence(doc: str) -> str:
+    """The first sentence of a docstring, on one line."""
+    return re.split(r"(?<=[.!?])\s|\n\s*\n", inspect.cleandoc(doc), maxsplit=1)[0].replace("\n", " ")

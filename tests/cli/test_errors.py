@@ -46,6 +46,12 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         "override 'model.input.patch=3': error: model.input.patch: a patch of 3 does not divide the image's 8 rows\n"
         "    model.input.patch=3\n                      ^\n  help: patches that fit: 1, 2, 4, 8\n",
     ),
+    "patch does not divide more than could be counted": (
+        ("check", "small.yaml", "model.input.image=[1,1000000000000,8]", "model.input.patch=3"),
+        3,
+        "override 'model.input.patch=3': error: model.input.patch: a patch of 3 does not divide the image's 1000000000000 rows\n"
+        "    model.input.patch=3\n                      ^\n  help: patches that fit: 1, 2, 4, 8\n",
+    ),
     "heads do not divide": (
         ("check", "small.yaml", "model.body.heads=5"),
         3,

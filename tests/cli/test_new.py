@@ -60,3 +60,19 @@ def test_nothing_is_overwritten(ni: Ni, written: str) -> None:
     )
     assert ni("new", "recipe", "mine.yaml", "--json").json == {"recipe": "mine.yaml"}
     assert "ni train mine.yaml" in Path("mine.yaml").read_text()
+
+
+def test_paths_that_a_shell_would_split(ni: Ni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are quoted where they stand in commands, and a line end in one ends no comment."""
+    monkeypatch.chdir(tmp_path)
+    assert ni("new", "recipe", "my recipe.yaml").out == (
+        "my recipe.yaml\nnext: ni check 'my recipe.yaml', then ni train 'my recipe.yaml'\n"
+    )
+    assert "#   ni check 'my recipe.yaml'  " in Path("my recipe.yaml").read_text()
+    assert ni("new", "recipe", "two\nlines.yaml").code == 0
+    assert ni("check", "two\nlines.yaml").code == 0
+
+
+def test_its_head_is_true(written: str) -> None:
+    """What it says of time and figures was measured with recipes/digits.yaml, which is the same recipe."""
+    assert load_recipe("recipe.yaml") == load_recipe(Path(__file__).parents[2] / "recipes" / "digits.yaml")

@@ -14,6 +14,7 @@ from ni_framework.registry import discover
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.describe import describe_component
 from ni_framework.registry.resolve import component, config_of
+from ni_framework.registry.schema import installed_schema
 
 from .installing import Install
 
@@ -87,6 +88,39 @@ def test_two_distributions_with_one_name(install: Install) -> None:
         "error: body `odd` is provided more than once, by ni-even 0.1 and ni-odd 0.1\n"
         "  help: uninstall one of them: pip uninstall ni-odd"
     )
+
+
+def test_the_schema_leaves_out_what_is_at_fault(install: Install) -> None:
+    """And says so; all else stays in it."""
+    install("ni_odd", "1 / 0", {"body": {"odd": "ni_odd:Odd", "twice": "ni_odd:Odd"}})
+    install("ni_even", "", {"body": {"twice": "ni_even:Even"}})
+    schema, faults = installed_schema()
+    assert faults == [
+        "body `odd` of ni-odd 0.1 (ni_odd:Odd) cannot be imported: ZeroDivisionError: division by zero",
+        "body `twice` is provided more than once, by ni-even 0.1 and ni-odd 0.1",
+    ]
+    assert not {"body.odd", "body.twice"} & schema["$defs"].keys()
+    assert "body.lines_of_code" in schema["$defs"]
+
+
+def test_the_schema_tells_a_component_in_a_sentence(install: Install) -> None:
+    """The first of its docstring, over two lines as it may stand; a default that is itself asks for a name."""
+    source = """
+from ni_framework.contracts import Router
+from ni_framework.options import Choice, component, config
+class Odd(Router):
+    '''Asks another router,
+    which asks one too. For ever.'''
+    @config
+    class Config:
+        inner: Choice = component("router", default="odd", help="another")
+    def forward(self, *a): pass
+"""
+    install("ni_odd", source, {"router": {"odd": "ni_odd:Odd"}})
+    schema, faults = installed_schema()
+    assert faults == []
+    assert schema["$defs"]["router.odd"]["description"] == "Asks another router, which asks one too."
+    assert schema["$defs"]["router.odd"]["required"] == ["inner"]
 
 
 def test_one_name_in_two_kinds(install: Install) -> None:
