@@ -87,7 +87,7 @@ class Everything:
     parts: tuple[Choice, ...] = component("linear", help="several components")
 
 
-_CONFIGS: dict[str, dict[str, type]] = {
+CONFIGS: dict[str, dict[str, type]] = {
     "embedding": {"separate": Empty},
     "type_inference": {"mlp": Mlp},
     "router": {"kernel": Kernel, "top_k": TopK},
@@ -104,10 +104,10 @@ def resolve(kind: str, name: str) -> type:
     """Like the registry's, for the components of these tests."""
     if name == BROKEN:
         raise PluginError([Problem(f"{kind} `{name}` of broken-plugin 0.1 cannot be imported", None, "reinstall it")])
-    if name not in _CONFIGS[kind]:
-        known = ", ".join(f"`{known}`" for known in sorted(_CONFIGS[kind]))
+    if name not in CONFIGS[kind]:
+        known = ", ".join(f"`{known}`" for known in sorted(CONFIGS[kind]))
         raise RecipeError([Problem(f"there is no {kind} `{name}`", None, f"installed: {known}")])
-    return _CONFIGS[kind][name]
+    return CONFIGS[kind][name]
 
 
 VALID = """\
