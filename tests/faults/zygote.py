@@ -72,12 +72,16 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    import ni_framework.cli.train
+    import ni_framework.engine.trainer  # noqa: F401
+    from ni_framework.cli import progress, tensorboard  # noqa: F401
+    from ni_framework.engine.local import LocalEngine
     from ni_framework.model.compose import build_data, build_model
     from ni_framework.registry import load_recipe
 
     recipe = load_recipe(sys.argv[1])
     build_data(recipe).open()
-    build_model(recipe)  # no forward, and above all no backward: autograd's threads would not survive a fork
+    LocalEngine(build_model(recipe), recipe)  # no forward, and above all no backward: autograd would not survive a fork
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     answers.write("ready\n")
     for line in sys.stdin:
