@@ -42,7 +42,9 @@ def batches(order: Order, start: int, stop: int, workers: int) -> Generator[Batc
                 raise loaded
             yield loaded
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(
+            error
+        ):  # an error of the data set's own comes as "Caught ... in DataLoader worker"
             raise
         raise RunError(
             "a process that prepares batches has died (out of memory, perhaps); lower train.workers, 0 uses none"

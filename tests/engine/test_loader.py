@@ -68,6 +68,16 @@ def test_an_error_is_told_as_it_is(workers: int) -> None:
     assert str(caught.value) == "photos/7.png: cannot be read"
 
 
+def fail() -> None:
+    raise RuntimeError("of the data set's own")
+
+
+def test_a_fault_of_the_data_set_is_no_death() -> None:
+    """It is told as what it is."""
+    with pytest.raises(RuntimeError, match="of the data set's own"):
+        list(batches(Order(Numbers(fail), 4, seed=5), 0, 9, 2))
+
+
 def test_a_worker_that_dies() -> None:
     """Is no mystery."""
     with pytest.raises(RunError) as caught:
