@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,8 +17,16 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VA
 
 
 def emit(document: Any, text: str, as_json: bool) -> None:
-    """Prints a result in one of its two forms."""
-    click.echo(json.dumps(document, indent=2) if as_json else text)
+    """Prints a result in one of its two forms; what is not finite is null in JSON, which knows no such numbers."""
+    click.echo(json.dumps(_finite(document), indent=2) if as_json else text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def narrate(text: str, **style: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ni_framework.cli.app import VERBS
+from ni_framework.cli.output import emit
 from tests.cli.conftest import Ni
 
 LIGHT = {"ni_framework", "ni_standard"}
@@ -144,3 +146,10 @@ def test_train_from_takes_weights(ni: Ni, small: Path) -> None:
     for name, value in again.json["metrics"].items():
         if name.startswith("test/"):
             assert value == pytest.approx(first[name], abs=1e-5)
+
+
+def test_json_knows_no_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that any reader can read it."""
+    emit({"a": [1.5, float("nan")], "b": {"c": (float("inf"), "text", True, None)}}, "", as_json=True)
+    document = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert document == {"a": [1.5, None], "b": {"c": [None, "text", True, None]}}
