@@ -30,7 +30,7 @@ def check_new(run: Path) -> None:
     """Raises `UsageError` for a folder that cannot become a new run."""
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is no folder; name another with --output")
-    if (run / CHECKPOINTS).exists():
+    if checkpoints_of(run):
         raise UsageError(
             f"{run}: holds a run already; go on with it (ni train --resume {run}) or name another --output"
         )

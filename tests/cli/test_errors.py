@@ -103,9 +103,9 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         "error: kernel is a component, and overrides (a=1) change recipes; name a recipe instead\n",
     ),
     "a run folder in use": (
-        ("train", "small.yaml", "--output", "used"),
+        ("train", "small.yaml", "--output", "taken"),
         2,
-        "error: used: holds a run already; go on with it (ni train --resume used) or name another --output\n",
+        "error: taken: holds a run already; go on with it (ni train --resume taken) or name another --output\n",
     ),
     "a file for a run folder": (
         ("train", "small.yaml", "--output", "small.yaml"),
@@ -147,6 +147,8 @@ def test_error(name: str, ni: Ni, small: Path) -> None:
     arguments, code, text = CASES[name]
     (small / "typo.yaml").write_text((small / "small.yaml").read_text().replace("width:", "widht:"))
     (small / "used" / "checkpoints").mkdir(parents=True)
+    (small / "taken" / "checkpoints" / "step-1").mkdir(parents=True)
+    (small / "taken" / "checkpoints" / "step-1" / "checkpoint.json").write_text("{}")
     if "{attrs}" in text:
         from importlib.metadata import version
 
