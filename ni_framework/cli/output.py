@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from ni_framework.engine.strict_json import finite
 from ni_framework.errors import Mark, ProblemsError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -18,15 +17,7 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VA
 
 def emit(document: Any, text: str, as_json: bool) -> None:
     """Prints a result in one of its two forms; what is not finite is null in JSON, which knows no such numbers."""
-    click.echo(json.dumps(_finite(document), indent=2) if as_json else text)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json.dumps(finite(document), indent=2) if as_json else text)
 
 
 def narrate(text: str, **style: Any) -> None:

@@ -24,8 +24,5 @@ def command(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     folders = list(dict.fromkeys(map(Path, runs)))
     content = plot_runs(folders)
     place = Path(output) if output else folders[0] / "plot.png"
-    try:
-        replace_file(place, content)
-    except OSError as error:  # of the file beside it, whose name tells nobody anything
-        raise OSError(error.errno, error.strerror, str(place)) from error
+    replace_file(place, content)
     emit({"plot": str(place)}, str(place), as_json)

@@ -109,7 +109,7 @@ def load_checkpoint(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     manifest = read_manifest(folder)
     recipe = read_recipe(folder, manifest, overrides)
     model = build_model(recipe)  # with initial values: a component may have buffers that no checkpoint holds
-    load_weights(model, folder, best_weights(manifest))
+    load_weights(model, folder, manifest, inference_weights(manifest))
     return model.eval(), recipe
 
 
@@ -124,17 +124,28 @@ def read_recipe(folder: Path, manifest: Manifest, overrides: Sequence[str] = ())
     return evolve(recipe_in(text, overrides, str(folder / RECIPE)), name=manifest.name)
 
 
-def best_weights(manifest: Manifest) -> str:
-    """The file with the weights that a user of the model wants."""
+def read_lock(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """The lock of a checkpoint; raises `CheckpointError` for what is none."""
+    try:
+        lock = json.loads(read_checked(folder, manifest, LOCK))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / LOCK}: is no lock ({str(error)[:100]}); use another checkpoint") from error
+    if not isinstance(lock, dict):
+        raise CheckpointError(f"{folder / LOCK}: is no lock (it is no mapping); use another checkpoint")
+    return lock
+
+
+def inference_weights(manifest: Manifest) -> str:
+    """The file with the weights to infer with: the averaged ones if there are any."""
     return AVERAGE if AVERAGE in manifest.files else WEIGHTS
 
 
-def load_weights(model: Interpreter, folder: Path, name: str = WEIGHTS) -> None:
+def load_weights(model: Interpreter, folder: Path, manifest: Manifest, name: str = WEIGHTS) -> None:
     """Fills a model with the weights in a checkpoint's file.
 
     Raises `CheckpointError` naming what is missing, left over or of another shape.
     """
-    stored = read_tensors(folder, read_manifest(folder), name)
+    stored = read_tensors(folder, manifest, name)
     wanted = model.state_dict()
     faults = [f"lacks {key}" for key in wanted if key not in stored]
     faults += [f"has {key}, which the model has not" for key in stored if key not in wanted]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ni_framework.model.figures import by_script
+
 LINES = 3  # in a row
 ALL, NOTHING = 0.99, 1e-6  # shares of a script's compatibility
 
@@ -19,19 +21,14 @@ class Collapse:
 
     def alarms(self, figures: Mapping[str, float]) -> list[str]:
         """What has been collapsed for exactly three lines now, from the routing figures of a line."""
-        uses = {
-            name.removeprefix("routing/use/"): use for name, use in figures.items() if name.startswith("routing/use/")
-        }
-        scripts = [name.partition("/")[0] for name in uses]
         alarms = []
-        for name, use in uses.items():
-            script, _, function = name.partition("/")
-            alone = scripts.count(script) > 1 and use > ALL
-            for state, holds in (("all", alone), ("nothing", use < NOTHING)):
-                key = f"{state}/{name}"
-                self._count[key] = self._count.get(key, 0) + 1 if holds else 0
-                if self._count[key] == LINES:
-                    alarms.append(_alarm(script, function, use, state))
+        for script, uses in by_script(figures, "routing/use/").items():
+            for number, use in enumerate(uses):
+                for state, holds in (("all", len(uses) > 1 and use > ALL), ("nothing", use < NOTHING)):
+                    key = f"{state}/{script}/f{number}"
+                    self._count[key] = self._count.get(key, 0) + 1 if holds else 0
+                    if self._count[key] == LINES:
+                        alarms.append(_alarm(script, f"f{number}", use, state))
         return alarms
 
     def state(self) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class Diagnosis:
     origin: str | None
 
     def words(self, index_B: Tensor) -> str:
-        """For people, with the samples' numbers in the training part."""
+        """For people; `index_B` holds the batch's samples by their numbers in the training part."""
         numbers = ", ".join(str(int(index_B[place])) for place in self.places[:SHOWN])
         more = f" and {len(self.places) - SHOWN} more" if len(self.places) > SHOWN else ""
         samples = f"samples of the training part: {numbers}{more}" if self.places else "no single sample stands out"

@@ -53,8 +53,10 @@ def replace_file(path: Path, content: bytes) -> None:
     try:
         write_file(beside, content)
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # the name of the file beside it tells nobody anything
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
 
@@ -68,9 +70,8 @@ def published(place: Path) -> Iterator[Path]:
     try:
         yield beside
         sync_folder(beside)
-        if (
-            place.exists()
-        ):  # no system call exchanges two folders everywhere; `sweep` mends a stop between the two renames
+        # No system call exchanges two folders everywhere; `sweep` mends a stop between the two renames.
+        if place.exists():
             os.rename(place, before)
         try:
             os.rename(beside, place)

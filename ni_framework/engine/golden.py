@@ -23,7 +23,10 @@ def golden_batch(model: Interpreter) -> dict[str, Tensor]:
 
 
 def golden_difference(model: Interpreter, stored: Mapping[str, Tensor]) -> list[str]:
-    """Which tasks' logits on the stored inputs are others now, in words; empty if none is."""
+    """Which tasks' logits on the stored inputs are others now, in words; empty if none is.
+
+    `stored` holds what `golden_batch` returned: inputs [2, *shape] and logits [2, classes] of each task.
+    """
     found = _logits(model, stored["inputs"])
     differences = []
     for task in sorted(found.keys() | {key.removeprefix("logits/") for key in stored if key != "inputs"}):

@@ -15,7 +15,11 @@ LEAST = 0.05  # of the mean: a standard deviation is taken to be no smaller
 
 
 class Guard:
-    """Judges each step before it is taken, from the mean and the deviation of recent losses."""
+    """Judges each step before it is taken, from the mean m and the deviation s of recent losses.
+
+    Both are running averages with weight 1/t, from the hundredth loss on 1/100; a spike is a loss above m + `skip.spike` s.
+    A rule of our own: the author's code takes every step.
+    """
 
     def __init__(self, settings: Skip) -> None:
         self.settings = settings

@@ -41,12 +41,12 @@ class LocalEngine:
 
     @property
     def average(self) -> Interpreter | None:
-        """The model with averaged weights; None without `train.average`."""
+        """The model with averaged weights, a_1 = w_1 and a_t = f a_{t-1} + (1 - f) w_t; None without `train.average`, f."""
         return None if self._averaged is None else cast(Interpreter, self._averaged.module)
 
     @property
-    def best(self) -> Interpreter:
-        """The model to evaluate and to keep: the averaged one if there is one."""
+    def inference(self) -> Interpreter:
+        """The model to evaluate: the averaged one if there is one."""
         return self.average or self.model
 
     def autocast(self) -> torch.autocast:

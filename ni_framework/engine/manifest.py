@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from attrs import asdict, field, frozen, validators
 
 from ni_framework.engine.files import digest, open_plain
+from ni_framework.engine.strict_json import finite
 from ni_framework.errors import CheckpointError
 
 FORMAT = 2
@@ -61,13 +61,8 @@ class Manifest:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The manifest as it is written: there is one spelling only, and it holds its own checksum."""
-    document = {"format": FORMAT} | asdict(manifest)
-    document["metrics"] = {name: value if _finite(value) else None for name, value in manifest.metrics.items()}
+    document = {"format": FORMAT} | finite(asdict(manifest))
     return _spelled(document | {"sha256": digest(_spelled(document))})
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _spelled(document: Mapping[str, Any]) -> bytes:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ni_framework.contracts import hookimpl
 from ni_framework.engine.files import replace_file
-
-_INFINITE = (float("inf"), float("-inf"))
+from ni_framework.engine.strict_json import finite
 
 
 class MetricsFile:
@@ -40,8 +39,7 @@ class MetricsFile:
 
     def _write(self, step: int, metrics: Mapping[str, float | str]) -> None:
         seconds = self.seconds + time.monotonic() - self._start
-        line: dict[str, float | str | None] = {"step": step, "seconds": round(seconds, 3)}
-        line |= {name: None if value in _INFINITE or value != value else value for name, value in metrics.items()}
+        line = {"step": step, "seconds": round(seconds, 3)} | finite(metrics)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

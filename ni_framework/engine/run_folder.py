@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ni_framework.engine.files import hidden, remove_folder, replace_file, sweep
+from ni_framework.engine.files import hidden, open_plain, remove_folder, replace_file, sweep
 from ni_framework.engine.manifest import MANIFEST, Manifest, check_files, step_of
 from ni_framework.errors import CheckpointError, RunError, UsageError
 
@@ -27,9 +27,7 @@ def new_run(name: str) -> Path:
 
 
 def check_new(run: Path) -> None:
-    """Raises `UsageError` for a folder that cannot become a new run."""
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run}: is no folder; name another with --output")
+    """Raises `UsageError` for a folder that holds a run already."""
     if checkpoints_of(run):
         raise UsageError(
             f"{run}: holds a run already; go on with it (ni train --resume {run}) or name another --output"
@@ -41,8 +39,10 @@ def locked(run: Path) -> Iterator[None]:
     """Holds a run folder against any other process, and clears what a stopped one has left in it.
 
     The lock belongs to the process, so that nothing remains of it, however the process ends. Raises `RunError` at once if
-    another one holds it.
+    another one holds it, and `UsageError` for what is no folder.
     """
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{run}: is no folder; name another with --output")
     fresh = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / LOCKED, timeout=0)
@@ -113,9 +113,8 @@ def pointed_to(run: Path) -> Path | None:
     """The checkpoint that should be the newest; None if nothing sensible is written down."""
     path = run / CHECKPOINTS / POINTER
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > _LONGEST:
-            return None
-        name = path.read_text("ascii").strip()
+        with open_plain(path, _LONGEST) as file:
+            name = file.read().decode("ascii").strip()
     except (OSError, ValueError):
         return None
     return path.with_name(name) if name == Path(name).name and step_of(Path(name)) is not None else None

@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch, Split
-from ni_framework.engine.checkpoint import Snapshot, best_weights, load_weights, read_tensors, save_checkpoint
+from ni_framework.engine.checkpoint import (
+    Snapshot,
+    inference_weights,
+    load_weights,
+    read_lock,
+    read_tensors,
+    save_checkpoint,
+)
 from ni_framework.engine.collapse import Collapse
 from ni_framework.engine.evaluate import Stopped, evaluate
 from ni_framework.engine.files import replace_file
 from ni_framework.engine.interrupt import Interrupted, Request, stop_requests
 from ni_framework.engine.loader import batches
 from ni_framework.engine.local import LocalEngine, Step, under
-from ni_framework.engine.manifest import AVERAGE, LOCK, RECIPE, TRAINING, check_files
+from ni_framework.engine.manifest import AVERAGE, LOCK, RECIPE, TRAINING, read_manifest
 from ni_framework.engine.metrics import Means, MetricsFile, keep_lines
 from ni_framework.engine.order import Order
 from ni_framework.engine.probe import probe
@@ -37,7 +44,6 @@ from ni_framework.engine.run_folder import (
     point_to,
     retain,
 )
-from ni_framework.engine.verify import read_lock
 from ni_framework.errors import CheckpointError, FitError, RunError, UsageError
 from ni_framework.model.compose import build_data, build_model, too_large
 from ni_framework.model.figures import routing_figures
@@ -61,14 +67,14 @@ def train(
     (None: all), `start` a checkpoint whose weights the model begins with, `listeners` hear the run's events. Raises
     `RunError` where the run fails, `Interrupted` where a signal ends it.
     """
-    check_new(run)
     with locked(run):
         check_new(run)
         splits = build_data(recipe).open()
         engine = _engine(recipe)
         if start is not None:
             folder = find_checkpoint(start)
-            load_weights(engine.model, folder, best_weights(check_files(folder)))
+            manifest = read_manifest(folder)
+            load_weights(engine.model, folder, manifest, inference_weights(manifest))
         training = Training(engine, recipe, splits, run, every, keep, listeners)
         training.begin()
         probe(engine, training.order, training.hook)
@@ -95,8 +101,6 @@ def resume(
     if place is None:
         raise UsageError(f"{find_checkpoint(path)}: lies in no run folder; name a new one with --output")
     in_place = own is not None and place.resolve() == own.resolve()
-    if not in_place:
-        check_new(place)
     with locked(place):
         resumption = find_resumption(path, overrides)
         if in_place:
@@ -149,9 +153,9 @@ class Training:
         self.checkpoint, manifest = resumption.checkpoint, resumption.manifest
         self.notes += [f"passed over a checkpoint: {fault}" for fault in resumption.damaged]
         self._compare(read_lock(self.checkpoint, manifest))
-        load_weights(self.engine.model, self.checkpoint)
+        load_weights(self.engine.model, self.checkpoint, manifest)
         if self.engine.average is not None:
-            load_weights(self.engine.average, self.checkpoint, AVERAGE)
+            load_weights(self.engine.average, self.checkpoint, manifest, AVERAGE)
         self._load(read_tensors(self.checkpoint, manifest, TRAINING))
         self.step, self.seconds, self.evaluated = manifest.step, manifest.seconds, manifest.evaluated
         self.saved = (self.step, self.evaluated)
@@ -284,7 +288,7 @@ class Training:
         if not due or self.evaluated or self.request:
             return
         try:
-            metrics = evaluate(self.engine.best, self.test, self.engine.autocast(), lambda: bool(self.request))
+            metrics = evaluate(self.engine.inference, self.test, self.engine.autocast(), lambda: bool(self.request))
         except Stopped:
             return
         self.evaluated = True
@@ -319,7 +323,8 @@ class Training:
                 self.warn(f"an old checkpoint could not be removed: {_said(error)}")
 
     def _stop_if_asked(self) -> None:
-        if self.request.exit_code is not None and self.step < self.recipe.train.steps + (not self.evaluated):
+        complete = self.step == self.recipe.train.steps and self.evaluated
+        if self.request.exit_code is not None and not complete:
             self._save()
             message = f"interrupted after step {self.step}; saved as {self.checkpoint}; go on with ni train --resume {self.run}"
             raise Interrupted(message, self.request.exit_code)

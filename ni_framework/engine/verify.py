@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from attrs import frozen
 
-from ni_framework.engine.checkpoint import best_weights, load_weights, read_recipe, read_tensors
+from ni_framework.engine.checkpoint import inference_weights, load_weights, read_lock, read_recipe, read_tensors
 from ni_framework.engine.golden import golden_difference
-from ni_framework.engine.manifest import GOLDEN, LOCK, Manifest, check_files, read_checked
+from ni_framework.engine.manifest import GOLDEN, check_files
 from ni_framework.engine.provenance import lock_difference, lock_of
 from ni_framework.errors import CheckpointError, RunError
 from ni_framework.model.compose import build_data, build_model
@@ -33,7 +31,7 @@ def verify(folder: Path) -> Verdict:
     manifest = check_files(folder)
     recipe = read_recipe(folder, manifest)
     model = build_model(recipe)
-    load_weights(model, folder, best_weights(manifest))
+    load_weights(model, folder, manifest, inference_weights(manifest))
     lock = read_lock(folder, manifest)
     left_out = []
     try:
@@ -50,14 +48,3 @@ def verify(folder: Path) -> Verdict:
     differences = golden_difference(model, golden) + lock_difference(lock, now)
     compared = [f"{len(manifest.files) + 1} files", f"{len(now['components'])} components", "golden batch"]
     return Verdict((*compared, *(["data"] if splits is not None else [])), tuple(differences), tuple(left_out))
-
-
-def read_lock(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """The lock of a checkpoint; raises `CheckpointError` for what is none."""
-    try:
-        lock = json.loads(read_checked(folder, manifest, LOCK))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder / LOCK}: is no lock ({str(error)[:100]}); use another checkpoint") from error
-    if not isinstance(lock, dict):
-        raise CheckpointError(f"{folder / LOCK}: is no lock (it is no mapping); use another checkpoint")
-    return lock

@@ -70,7 +70,7 @@ def warnings(figures: Mapping[str, float]) -> list[str]:
             "the logits are the same for every sample of the batch, so nothing of the input reaches the head; "
             f"check that the inputs differ, and {widen}"
         )
-    for script, norms in _by_script(figures, "routing/state_norm/").items():
+    for script, norms in by_script(figures, "routing/state_norm/").items():
         first, last = norms[0], norms[-1]
         if last > 10 * first:
             found.append(
@@ -82,7 +82,7 @@ def warnings(figures: Mapping[str, float]) -> list[str]:
                 f"the states of {script} shrink from {first:.3g} to {last:.3g} over its iterations; "
                 "use `pooling: delta`, which keeps elements that no function takes"
             )
-    for script, uses in _by_script(figures, "routing/use/").items():
+    for script, uses in by_script(figures, "routing/use/").items():
         idle = [f"f{function}" for function, use in enumerate(uses) if use < 0.02 / len(uses)]
         if idle:
             found.append(
@@ -92,7 +92,7 @@ def warnings(figures: Mapping[str, float]) -> list[str]:
     return found
 
 
-def _by_script(figures: Mapping[str, float], prefix: str) -> dict[str, list[float]]:
+def by_script(figures: Mapping[str, float], prefix: str) -> dict[str, list[float]]:
     """{"script0": [values in order]} of all figures with this prefix."""
     scripts: dict[str, list[float]] = {}
     for name, value in figures.items():

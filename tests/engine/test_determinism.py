@@ -1,4 +1,4 @@
-"""The same recipe in two fresh processes: whatever Python hashes by, and however many threads the first part had."""
+"""The same recipe in two fresh processes, whatever Python hashes by."""
 
 from __future__ import annotations
 

@@ -22,10 +22,9 @@ from tests.engine.small import TEXT
 ROOT = Path(__file__).parents[2]
 
 
-def repeated(full: int, tenth: int | None = None) -> pytest.MarkDecorator:
+def repeated(full: int) -> pytest.MarkDecorator:
     """A test run with a tenth of its repetitions; with all of them under `pytest -m soak`."""
-    some = tenth or max(full // 10, 1)
-    return pytest.mark.parametrize("times", [some, pytest.param(full, marks=pytest.mark.soak)])
+    return pytest.mark.parametrize("times", [full // 10, pytest.param(full, marks=pytest.mark.soak)])
 
 
 class Ended(NamedTuple):
