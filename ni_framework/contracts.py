@@ -135,7 +135,7 @@ class Pairs(Protocol):
         """Rows [R, ...] in which every element reads its function's value [U, ...]; may be broadcast."""
         ...
 
-    def modulate(self, x_RD: Tensor, modulation: Any, bias_E: Tensor | None, /) -> Tensor:
+    def modulate(self, x_RD: Tensor, modulation: Any, /) -> Tensor:
         """Rows [R, E]: W (x * s_u) + b, one weight for all functions and a scale of its input for each (`nn.modlin`)."""
         ...
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ni_framework.contracts import Pairs
-from ni_framework.nn.modlin import Modulation, scale_of
+from ni_framework.nn.modlin import ModulatedMap, Modulation, scale_of
 
 
 class CodedMap(nn.Module, ABC):
@@ -45,10 +45,10 @@ class ModFC(CodedMap):
         self.scale = nn.Linear(code, in_features, bias=False)
 
     def prepare(self, code_UC: Tensor) -> Modulation:
-        return Modulation(self.native_weight, scale_of(code_UC, self.scale.weight))
+        return Modulation(ModulatedMap(self.native_weight, scale_of(code_UC, self.scale.weight), self.native_bias))
 
     def forward(self, x_RD: Tensor, prepared: Modulation, pairs: Pairs) -> Tensor:
-        return self.activate(pairs.modulate(x_RD, prepared, self.native_bias))
+        return self.activate(pairs.modulate(x_RD, prepared))
 
 
 class FC(CodedMap):

@@ -7,7 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ni_framework.nn.attention import key_bias, modulated_attention
+from ni_framework.nn.by_hand import by_hand
+from ni_framework.nn.dense_attention import dense_attention
 from ni_framework.nn.modlin import Modulation
+from ni_framework.nn.products import grouped_product
 
 
 class DensePairs:
@@ -20,8 +23,15 @@ class DensePairs:
     def __init__(self, compatibility_BUV: Tensor, multiplicity_V: Tensor | None = None) -> None:
         self._compatibility_UBV = compatibility_BUV.transpose(0, 1)
         self._multiplicity_V = multiplicity_V
-        self._bias: Tensor | None = None
+        self._key_bias_UBV: Tensor | None = None
         self.compatibility = self._compatibility_UBV.unsqueeze(-1)  # [U, B, V, 1]
+
+    @property
+    def key_bias(self) -> Tensor:
+        """[U, B, V], the same for every line of code (`nn.attention`)."""
+        if self._key_bias_UBV is None:
+            self._key_bias_UBV = key_bias(self._compatibility_UBV, self._multiplicity_V)
+        return self._key_bias_UBV
 
     def share(self, x_BVD: Tensor) -> Tensor:
         return x_BVD.unsqueeze(0)
@@ -29,18 +39,27 @@ class DensePairs:
     def spread(self, value_UX: Tensor) -> Tensor:
         return value_UX[:, None, None]
 
-    def modulate(self, x_RD: Tensor, modulation: Modulation, bias_E: Tensor | None) -> Tensor:
-        return self._product(x_RD, modulation.folded_UED, bias_E)
+    def modulate(self, x_RD: Tensor, modulation: Modulation) -> Tensor:
+        if by_hand(x_RD, modulation.folded_UED):
+            widths = [len(of.weight_ED) for of in modulation.maps]
+            biases = [of.bias_E for of in modulation.maps]
+            y_UXE = grouped_product(x_RD.flatten(1, 2), modulation.folded_UED, biases, widths)
+            return y_UXE.unflatten(1, x_RD.shape[1:3])
+        return self._product(x_RD, modulation.folded_UED, modulation.bias_E)
 
     def multiply(self, x_RD: Tensor, weight_UED: Tensor) -> Tensor:
+        if by_hand(x_RD, weight_UED):
+            y_UXE = grouped_product(x_RD.flatten(1, 2), weight_UED, [None], [weight_UED.shape[1]])
+            return y_UXE.unflatten(1, x_RD.shape[1:3])
         return self._product(x_RD, weight_UED, None)
 
     def attend(self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None) -> Tensor:
-        if self._bias is None:  # the same for every line of code
-            self._bias = key_bias(self._compatibility_UBV, self._multiplicity_V)[:, :, None, None, :]
-        query, key, value = (rows.transpose(2, 3) for rows in (query_RHK, key_RHK, value_RHE))  # [U, B, H, V, .]
+        rows = (query_RHK, key_RHK, value_RHE)
+        if by_hand(*rows, self.key_bias) and all(of.shape[:3] == self.key_bias.shape for of in rows):
+            return dense_attention(*rows, self.key_bias, position_UHVV)
+        query, key, value = (of.transpose(2, 3) for of in rows)  # [U, B, H, V, .]
         position = None if position_UHVV is None else position_UHVV.unsqueeze(1)
-        return modulated_attention(query, key, value, self._bias, position).transpose(2, 3)
+        return modulated_attention(query, key, value, self.key_bias[:, :, None, None, :], position).transpose(2, 3)
 
     def pool(self, y_RD: Tensor) -> Tensor:
         """sum_u c_ui y_ui, [B, V, D]."""

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
+class ModulatedMap(NamedTuple):
+    """One map W (x * s_u) + b."""
+
+    weight_ED: Tensor
+    scale_UD: Tensor
+    bias_E: Tensor | None
+
+
 class Modulation:
-    """What W (x * s_u) needs of a weight [E, D] and the functions' scales [U, D], in the forms that layouts want.
+    """One modulated map, or several that read the same rows and whose answers lie side by side, as layouts want them.
 
     Depends on the codes alone, so one forward of a script forms it once for all of its iterations.
     """
 
-    def __init__(self, weight_ED: Tensor, scale_UD: Tensor) -> None:
-        self.weight_ED, self.scale_UD = weight_ED, scale_UD
+    def __init__(self, *maps: ModulatedMap) -> None:
+        self.maps = maps
+        self._folded_UED: Tensor | None = None  # no cached_property: a compiler cannot look through its lock
 
-    @cached_property
+    @property
     def folded_UED(self) -> Tensor:
         """W diag(s_u), a matrix for each function: small beside the rows that it spares from being scaled."""
-        return self.weight_ED * self.scale_UD.unsqueeze(1)
+        if self._folded_UED is None:
+            self._folded_UED = torch.cat([of.weight_ED * of.scale_UD.unsqueeze(1) for of in self.maps], dim=1)
+        return self._folded_UED
+
+    @property
+    def bias_E(self) -> Tensor | None:
+        """The biases side by side, 0 for maps without one; None if none has one."""
+        if all(of.bias_E is None for of in self.maps):
+            return None
+        return torch.cat(
+            [of.weight_ED.new_zeros(len(of.weight_ED)) if of.bias_E is None else of.bias_E for of in self.maps]
+        )
 
 
 def scale_of(code_UC: Tensor, weight_DC: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ni_framework.nn.modlin import Modulation, modlin, scale_of
+from ni_framework.nn.modlin import ModulatedMap, Modulation, modlin, scale_of
 
 U, D, E, C, R = 3, 5, 4, 6, 7
 
@@ -38,7 +38,7 @@ def test_scale_belongs_to_the_input_of_the_map() -> None:
 
 def test_folded_weight_is_the_same_map() -> None:
     weight_ED, scale_UD, x_D = randn(E, D, seed=0), randn(U, D, seed=1), randn(D, seed=2)
-    modulation = Modulation(weight_ED, scale_UD)
+    modulation = Modulation(ModulatedMap(weight_ED, scale_UD, None))
     assert modulation.folded_UED.shape == (U, E, D)
     for u in range(U):
         torch.testing.assert_close(modulation.folded_UED[u] @ x_D, modlin(x_D, scale_UD[u], weight_ED, None))

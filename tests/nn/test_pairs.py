@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ni_framework.nn.dense import DensePairs
-from ni_framework.nn.modlin import Modulation, modlin, scale_of
+from ni_framework.nn.modlin import ModulatedMap, Modulation, modlin, scale_of
 from ni_framework.nn.packed import PackedPairs
 
 B, U, V, D, E, C = 2, 3, 5, 7, 4, 6
@@ -29,7 +29,8 @@ def compatibilities() -> Tensor:
 
 def spots(c_BUV: Tensor) -> list[tuple[int, int, int]]:
     """Sample, function and element of each open pair, in the order of the packed layout."""
-    return [(b, u, i) for b in range(B) for u in range(U) for i in range(V) if c_BUV[b, u, i] > 0]
+    found = [(b, u, i) for u in range(U) for b in range(B) for i in range(V) if c_BUV[b, u, i] > 0]
+    return sorted(found, key=lambda spot: int((c_BUV[spot[0], spot[1]] > 0).sum()))
 
 
 def read(rows: Tensor, c_BUV: Tensor, layout: AnyPairs) -> list[Tensor]:
@@ -71,7 +72,9 @@ def test_modulate(layout: AnyPairs, biased: bool) -> None:
     weight_ED, code_UC, weight_DC = randn(E, D, seed=4), randn(U, C, seed=5), randn(D, C, seed=6)
     bias_E = randn(E, seed=7) if biased else None
     pairs = layout(c_BUV)
-    rows = pairs.modulate(rows_of(pairs, x_BVD, value_UD), Modulation(weight_ED, scale_of(code_UC, weight_DC)), bias_E)
+    rows = pairs.modulate(
+        rows_of(pairs, x_BVD, value_UD), Modulation(ModulatedMap(weight_ED, scale_of(code_UC, weight_DC), bias_E))
+    )
     for (b, u, i), row in zip(spots(c_BUV), read(rows, c_BUV, layout), strict=True):
         scale_D = weight_DC @ code_UC[u]
         scale_D = (scale_D - scale_D.mean()) / (scale_D.var(correction=0) + 1e-5).sqrt()
@@ -120,7 +123,9 @@ def test_attend(layout: AnyPairs, per_function: bool) -> None:
     multiplicity_V = torch.tensor([3.0, 1, 1, 1, 1], dtype=torch.float64)
     pairs = layout(c_BUV, multiplicity_V)
     query, key, value = (
-        pairs.modulate(rows_of(pairs, x_BVD, value_UD), Modulation(weight, value_UD), None).unflatten(-1, (heads, -1))
+        pairs.modulate(rows_of(pairs, x_BVD, value_UD), Modulation(ModulatedMap(weight, value_UD, None))).unflatten(
+            -1, (heads, -1)
+        )
         for weight in (randn(heads * E, heads * D, seed=n) for n in (6, 7, 8))
     )
     attended = read(pairs.attend(query, key, value, position_UHVV), c_BUV, layout)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ni_framework.contracts import Linear, NoOptions, Pairs
-from ni_framework.nn.modlin import Modulation, scale_of
+from ni_framework.nn.modlin import ModulatedMap, Modulation, scale_of
 from ni_framework.options import config, option
 
 
@@ -37,11 +37,15 @@ class ModLin(Linear):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def modulated(self, code_UC: Tensor) -> ModulatedMap:
+        """What the codes make of it."""
+        return ModulatedMap(self.weight, scale_of(code_UC, self.code_weight), self.bias)
+
     def prepare(self, code_UC: Tensor) -> Modulation:
-        return Modulation(self.weight, scale_of(code_UC, self.code_weight))
+        return Modulation(self.modulated(code_UC))
 
     def forward(self, x_RD: Tensor, prepared: Modulation, pairs: Pairs) -> Tensor:
-        return pairs.modulate(x_RD, prepared, self.bias)
+        return pairs.modulate(x_RD, prepared)
 
 
 class Plain(Linear):

@@ -11,10 +11,14 @@ from torch.nn import functional as F
 
 from ni_framework.contracts import Body, Build, Choice, Pairs, Sizes
 from ni_framework.errors import OptionError
+from ni_framework.nn.modattention import AttentionMaps, mod_attention
+from ni_framework.nn.modmlp import rest_of_line
 from ni_framework.nn.relative_positions import RelativePositions
 from ni_framework.options import component, config, option
+from ni_standard.linear import ModLin
 from ni_standard.positions import Positions
 
+READERS, FOLLOWERS = ("query", "key", "value"), ("out", "mlp_in", "mlp_out")  # maps before and after attention
 GAIN = 2.5  # of the gating residual: keeps the size of a state at the start; the author's constant
 
 
@@ -111,6 +115,7 @@ class LineOfCode(nn.Module):
                 "mlp_out": build("linear", config.linear, hidden, width, code, True),
             }
         )
+        self.modulated = all(isinstance(linear, ModLin) for linear in self.maps.values())
         self.positions = None
         if config.positions not in ("none", "absolute"):
             assert sizes.grid is not None  # refused by LinesOfCode
@@ -118,6 +123,8 @@ class LineOfCode(nn.Module):
 
     def prepare(self, code_UC: Tensor, num_elements: int) -> dict[str, Any]:
         prepared = {name: linear.prepare(code_UC) for name, linear in self.maps.items()}  # pyright: ignore[reportCallIssue]
+        if self.modulated:
+            prepared["attention"] = AttentionMaps(*(prepared[name] for name in READERS), self.heads)
         prepared["position"] = None if self.positions is None else self.positions(code_UC, num_elements)
         return prepared
 
@@ -126,10 +133,13 @@ class LineOfCode(nn.Module):
             return self.maps[name](rows, prepared[name], pairs)
 
         z_RD = self.attention_norm(x_RD if place_RD is None else x_RD + place_RD)
-        query_RHK, key_RHK, value_RHE = (
-            linear(name, z_RD).unflatten(-1, (self.heads, -1)) for name in ("query", "key", "value")
-        )
-        attended_RD = pairs.attend(query_RHK, key_RHK, value_RHE, prepared["position"]).flatten(-2)
+        if self.modulated:
+            attended_RD = mod_attention(z_RD, prepared["attention"], prepared["position"], pairs)
+        else:
+            query_RHK, key_RHK, value_RHE = (linear(name, z_RD).unflatten(-1, (self.heads, -1)) for name in READERS)
+            attended_RD = pairs.attend(query_RHK, key_RHK, value_RHE, prepared["position"]).flatten(-2)
+        if self.modulated and self.residual == "modulated":
+            return rest_of_line(x_RD, attended_RD, self.mlp_norm, *(prepared[name] for name in FOLLOWERS), pairs)
         c_R1 = pairs.compatibility
         a_RD = self._after_attention(x_RD, linear("out", attended_RD), c_R1)
         f_RD = linear("mlp_out", F.gelu(linear("mlp_in", self.mlp_norm(a_RD))))
