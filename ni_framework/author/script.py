@@ -82,7 +82,7 @@ class Script(nn.Module):
         if pod.quantize_function_signature and self.type_inference.quantizer is not None:
             signature_UT = self.type_inference.quantizer(signature_UT)
         prepared = [line.prepare(code_UC, x_BVD.shape[1]) for line in functions.loc_pods]  # pyright: ignore[reportCallIssue]
-        passage = Passage(x_BVD, {}, {}, [], [])
+        passage = Passage(x_BVD, {}, {}, [], [], [])
         for _ in range(self.iterations):
             compatibility_BUV = functions.kernel(self.type_inference(x_BVD), signature_UT)
             if pod.normalize_function_variable_affinities:

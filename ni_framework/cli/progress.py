@@ -80,10 +80,11 @@ class Progress:
         self.bar.update(self.task, completed=step, use=_bars(use))
         if not self.console.is_terminal:
             seen = self.samples // self.batch - 1  # steps since the first, whatever its number
+            packed = f"  {_packed(metrics)}" if "routing/packed" in metrics else ""
             left = (time.monotonic() - self.begin) / max(seen, 1) * (self.steps - step)
             self.console.print(
                 f"step {step}/{self.steps}  {_learned(metrics)}  "
-                f"{self._rate()} images/s  use {_percents(use)}  left {left:.0f} s"
+                f"{self._rate()} images/s  use {_percents(use)}{packed}  left {left:.0f} s"
             )
 
     @hookimpl
@@ -115,11 +116,20 @@ def _learned(metrics: Mapping[str, float]) -> str:
 def _probe_line(figures: Mapping[str, float]) -> str:
     norms = [value for name, value in figures.items() if name.startswith("routing/state_norm/")]
     use = [value for name, value in figures.items() if name.startswith("routing/use/")]
+    packed = f", {_packed(figures)}" if "routing/packed" in figures else ""
     states = f"state norm {norms[0]:.3g} -> {norms[-1]:.3g}, " if norms else ""
     return (
         f"routing at step 0: {figures.get('routing/open', 0):.0%} of pairs open, "
         f"{figures.get('routing/orphans', 0):.0%} of elements without a function, {states}"
-        f"logit variance {figures['routing/logit_variance']:.3g}, use {_percents(use)}"
+        f"logit variance {figures['routing/logit_variance']:.3g}, use {_percents(use)}{packed}"
+    )
+
+
+def _packed(figures: Mapping[str, float]) -> str:
+    """What `execution: auto` chose."""
+    share = figures["routing/packed"]
+    return {0.0: "auto: all iterations dense", 1.0: "auto: all iterations packed"}.get(
+        share, f"auto: {share:.0%} of iterations packed"
     )
 
 

@@ -33,6 +33,10 @@ class LocalEngine:
     def __init__(self, model: Interpreter, recipe: Recipe) -> None:
         self.model, self.train = model, recipe.train
         self.device = next(model.parameters()).device
+        for script in model.scripts:
+            script.recompute = recipe.train.recompute == "iterations"
+            if recipe.engine.compile:
+                script.body.compile()
         self.optimizer = adamw(model, recipe.train.optimizer)
         self.guard = Guard(recipe.train.skip)
         self.updating = False  # between two steps, when weights and optimizer do not belong together

@@ -14,6 +14,7 @@ from ni_framework.model.trace import Trace
 def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, float]:
     """The routing of a traced batch as plain numbers by name; masked elements do not count.
 
+    `routing/packed`: iterations that computed open pairs only, in parts of those that may choose (`execution: auto`).
     `routing/open`: open pairs, in parts of all. `routing/orphans`: elements that no function takes, in parts of all.
     `routing/use/script0/f0`: a function's share of its script's compatibility. `routing/state_norm/script0/iteration0`:
     mean length of an element's state after that iteration; `routing/logit_variance`: over the batch, mean over classes.
@@ -44,6 +45,8 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
     if opened:
         figures["routing/open"] = torch.stack(opened).mean().item()
         figures["routing/orphans"] = torch.stack(orphans).mean().item()
+    if packed := [of for of_script in trace.packed for of in of_script]:
+        figures["routing/packed"] = sum(packed) / len(packed)
     variances = [logits.float().var(dim=0, correction=0).mean() for logits in trace.logits.values()]
     figures["routing/logit_variance"] = torch.stack(variances).mean().item()
     return figures

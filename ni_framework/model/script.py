@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ni_framework import recipe as recipes
 from ni_framework.contracts import Answer, Build, Context, Sizes
@@ -15,7 +16,7 @@ from ni_framework.errors import OptionError
 from ni_framework.model.noise import KeyedNoise, sample_keys
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.kernel import unit
-from ni_framework.nn.packed import PackedPairs
+from ni_framework.nn.packed import PackedPairs, packing_pays
 
 PARTS = ("type_inference", "router", "body")  # those that may answer with losses and statistics
 
@@ -28,6 +29,7 @@ class Passage(NamedTuple):
     statistics: dict[str, Tensor]  # sums over iterations, by "<part>.<name>"
     compatibility: list[Tensor]  # [B, U, V] of each iteration
     state: list[Tensor]  # [B, V, D] after each iteration
+    packed: list[bool]  # with `execution: auto`, whether each iteration computed open pairs only
 
 
 class Script(nn.Module):
@@ -59,7 +61,9 @@ class Script(nn.Module):
         self.router = build("router", script.router, sizes, build)
         self.body = build("body", script.body, sizes, build)
         self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
-        self.layout = PackedPairs if script.execution == "packed" else DensePairs
+        self.execution = script.execution
+        self.recompute = False  # whether the way back forms each iteration again from the state before it
+        self.num_weights = sum(parameter.numel() for parameter in self.body.parameters() if parameter.ndim > 1)
         if script.execution == "packed" and self.router.gradient_through_closed:
             message = (
                 f"router `{script.router.use}` passes gradient through closed pairs, which packed execution leaves out"
@@ -96,19 +100,25 @@ class Script(nn.Module):
         signature_UT, code_UC = self.embedding()
         signature_UT = unit(signature_UT.to(torch.promote_types(signature_UT.dtype, torch.float32)))
         prepared = self.body.prepare(code_UC, x_BVD.shape[1])
-        told = _Told()
-        compatibilities, states = [], []
+        forms = _Forms(signature_UT, prepared, present_BV, multiplicity_V, key_B)
+        losses: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
+        compatibilities, states, packed = [], [], []
+        again = self.recompute and torch.is_grad_enabled()
         for iteration in range(self.iterations):
-            context = Context(iteration, present_BV, KeyedNoise(key_B, self.number, iteration))
-            compatibility_BUV = self._route(x_BVD, signature_UT, context, told)
-            pairs = self.layout(compatibility_BUV, multiplicity_V)
-            y_RD = told.by("body", self.body(x_BVD, prepared, pairs))
-            x_BVD = self._pool(x_BVD, pairs.pool(y_RD), compatibility_BUV)
+            if again:
+                done = checkpoint(self._iterate, x_BVD, forms, iteration, use_reentrant=False)
+            else:
+                done = self._iterate(x_BVD, forms, iteration)
+            x_BVD = done.state_BVD
+            _add(losses, done.losses)
+            _add(statistics, done.statistics)
             if trace:
-                compatibilities.append(compatibility_BUV[..., lead:])
+                compatibilities.append(done.compatibility_BUV[..., lead:])
                 states.append(x_BVD[:, lead:])
-        losses = {name: total / self.iterations for name, total in told.losses.items()}
-        return Passage(x_BVD[:, lead:], losses, told.statistics, compatibilities, states)
+                packed += [done.packed] if self.execution == "auto" else []
+        losses = {name: total / self.iterations for name, total in losses.items()}
+        return Passage(x_BVD[:, lead:], losses, statistics, compatibilities, states, packed)
 
     def absorb(self, statistics: Mapping[str, Tensor]) -> None:
         """Hands statistics to the parts they came from; their names are those of a passage."""
@@ -120,6 +130,25 @@ class Script(nn.Module):
             }
             if own:
                 getattr(self, part).absorb(own)
+
+    def _iterate(self, x_BVD: Tensor, forms: _Forms, iteration: int) -> _Iteration:
+        """One iteration: routing, the functions, and the state that they leave. A function of its arguments alone."""
+        told = _Told()
+        context = Context(iteration, forms.present_BV, KeyedNoise(forms.key_B, self.number, iteration))
+        compatibility_BUV = self._route(x_BVD, forms.signature_UT, context, told)
+        packed = self._packs(compatibility_BUV)
+        pairs = (PackedPairs if packed else DensePairs)(compatibility_BUV, forms.multiplicity_V)
+        y_RD = told.by("body", self.body(x_BVD, forms.prepared, pairs))
+        state_BVD = self._pool(x_BVD, pairs.pool(y_RD), compatibility_BUV)
+        return _Iteration(state_BVD, compatibility_BUV, told.losses, told.statistics, packed)
+
+    def _packs(self, compatibility_BUV: Tensor) -> bool:
+        """Whether this iteration computes open pairs only; with `auto`, whether so few are open that this is faster."""
+        if self.execution != "auto":
+            return self.execution == "packed"
+        if self.router.gradient_through_closed or compatibility_BUV.is_meta:
+            return False
+        return packing_pays(compatibility_BUV, self.num_weights)
 
     def _route(self, x_BVD: Tensor, signature_UT: Tensor, context: Context, told: _Told) -> Tensor:
         """Compatibilities [B, U, V], in full precision: which pairs are open must not hang on a rounding."""
@@ -142,6 +171,26 @@ class Script(nn.Module):
         return torch.addcmul(sum_BVD, 1 - compatibility_BUV.sum(dim=1).unsqueeze(-1), x_BVD)
 
 
+class _Forms(NamedTuple):
+    """What all iterations of one forward share."""
+
+    signature_UT: Tensor
+    prepared: Any  # of the body
+    present_BV: Tensor | None
+    multiplicity_V: Tensor | None
+    key_B: Tensor
+
+
+class _Iteration(NamedTuple):
+    """What one iteration leaves."""
+
+    state_BVD: Tensor
+    compatibility_BUV: Tensor
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    packed: bool
+
+
 class _Told:
     """Sums of what components tell beside their results: losses by name, statistics by part and name."""
 
@@ -152,9 +201,11 @@ class _Told:
     def by(self, part: str, value: object) -> Tensor:
         """The result in a component's answer; the rest is kept."""
         answer = Answer.of(value)
-        for name, loss in answer.losses.items():
-            self.losses[name] = self.losses.get(name, 0) + loss
-        for name, statistic in answer.statistics.items():
-            name = f"{part}.{name}"
-            self.statistics[name] = self.statistics.get(name, 0) + statistic.detach()
+        _add(self.losses, answer.losses)
+        _add(self.statistics, {f"{part}.{name}": value.detach() for name, value in answer.statistics.items()})
         return answer.result
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0) + value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import torch
 from attrs import frozen
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ class Trace:
     states: list[list[Tensor]]  # [B, V, D] after each iteration
     outputs: list[Tensor]  # [B, V, D] after each script
     logits: dict[str, Tensor]
+    packed: list[list[bool]] = attrs.field(
+        factory=list
+    )  # of scripts with `execution: auto`, whether only open pairs were computed
 
 
 def trace(model: nn.Module, inputs: Tensor, mask: Tensor | None = None, tasks: Sequence[str] | None = None) -> Trace:
@@ -33,4 +37,5 @@ def trace_of(forward: Any) -> Trace:
         states=[passage.state for passage in forward.passages],
         outputs=[passage.output_BVD for passage in forward.passages],
         logits=forward.logits,
+        packed=[passage.packed for passage in forward.passages],
     )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ni_framework.nn.by_hand import HandWritten
+
 
 class Block(NamedTuple):
     """Groups of equal size, one after the other."""
@@ -33,7 +35,7 @@ def block_attention(
     return _BlockAttention.apply(query_RK, key_RK, value_RE, bias_R, tuple(blocks), *positions)  # pyright: ignore[reportReturnType]
 
 
-class _BlockAttention(torch.autograd.Function):
+class _BlockAttention(HandWritten):
     @staticmethod
     def forward(
         ctx: Any,

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ni_framework.nn.by_hand import HandWritten
+
 
 def dense_attention(
     query_UBVHK: Tensor, key_UBVHK: Tensor, value_UBVHE: Tensor, bias_UBV: Tensor, position_UHVV: Tensor | None
@@ -16,7 +18,7 @@ def dense_attention(
     return _DenseAttention.apply(query_UBVHK, key_UBVHK, value_UBVHE, bias_UBV, position_UHVV)  # pyright: ignore[reportReturnType]
 
 
-class _DenseAttention(torch.autograd.Function):
+class _DenseAttention(HandWritten):
     """One function after the other, so that its logits stay in the cache. Heads are read where they lie, in rows [H, K]: a
     product of matrices needs no copy if only the samples are a batch."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ni_framework.nn.by_hand import by_hand
+from ni_framework.nn.by_hand import HandWritten, by_hand
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.side_by_side import side_by_side
@@ -59,7 +59,7 @@ def mod_attention(z_RD: Tensor, maps: AttentionMaps, position_UHVV: Tensor | Non
     return pairs.attend(query_RHK, key_RHK, value_RHE, position_UHVV).flatten(-2)
 
 
-class _WideKeys(torch.autograd.Function):
+class _WideKeys(HandWritten):
     """Elements as keys, which all heads share, so that a sample's logits are one product; one function after the other."""
 
     @staticmethod

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ni_framework.nn.by_hand import by_hand
+from ni_framework.nn.by_hand import HandWritten, by_hand
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.packed import PackedPairs
@@ -21,16 +21,14 @@ def rest_of_line(
     x_RD: Tensor,
     attended_RD: Tensor,
     norm: nn.LayerNorm,
-    out: Modulation,
-    first: Modulation,
-    second: Modulation,
+    maps: tuple[Modulation, Modulation, Modulation],
     pairs: Any,
 ) -> Tensor:
-    """a = x + c W_o(attended), y = a + c W_2(gelu(W_1(norm(a)))): [R, D] -> [R, D], the W modulated by the function's code.
+    """a = x + c W_o(attended), y = a + c W_2(gelu(W_1(norm(a)))): [R, D] -> [R, D]; the code modulates the maps.
 
     Source: Neural Interpreters, equations 3, 6 and 7.
     """
-    c_R1, maps = pairs.compatibility, (out, first, second)
+    c_R1 = pairs.compatibility
     if by_hand(x_RD, attended_RD, c_R1, norm.weight):
         if isinstance(pairs, DensePairs):
             rows = (rows.flatten(1, 2) for rows in (x_RD, attended_RD, c_R1))
@@ -42,12 +40,13 @@ def rest_of_line(
             tensors = [tensor for of in maps for tensor in of.maps[0]]
             y_1PD = _RestOfLine.apply(*rows, pairs.function_P, norm.weight, norm.bias, norm.eps, *tensors)
             return y_1PD.squeeze(0)  # pyright: ignore[reportAttributeAccessIssue]
+    out, first, second = maps
     a_RD = torch.addcmul(x_RD, c_R1, pairs.modulate(attended_RD, out))
     hidden_RE = F.gelu(pairs.modulate(norm(a_RD), first))
     return torch.addcmul(a_RD, c_R1, pairs.modulate(hidden_RE, second))
 
 
-class _RestOfLine(torch.autograd.Function):
+class _RestOfLine(HandWritten):
     """Rows [Z, X, D] in Z parts, one after the other, so that what passes between two products is still in the cache.
 
     In the dense layout a part is a function; the packed one has a single part. Only a and the hidden layer before its

@@ -12,6 +12,19 @@ from ni_framework.nn.modlin import Modulation, modlin
 from ni_framework.nn.permuted import permuted
 from ni_framework.nn.products import scaled_product
 
+# What a row costs more when it is packed, and what an iteration costs in addition, in multiply-adds of the forward: measured on
+# two CPU cores by tests/figures/speed.py. On other devices, not measured, packing has to promise more.
+ROW_FACTOR = {"cpu": 1.25}
+OVERHEAD = {"cpu": 4e7}
+
+
+def packing_pays(compatibility_BUV: Tensor, num_weights: int) -> bool:
+    """Whether so few pairs are open that computing them alone is faster than computing all; `num_weights` act on each row."""
+    device, num_pairs = compatibility_BUV.device.type, compatibility_BUV.numel()
+    num_open = int(torch.count_nonzero(compatibility_BUV))
+    packed = ROW_FACTOR.get(device, 2.5) * num_open * num_weights + OVERHEAD.get(device, 4e9)
+    return packed < num_pairs * num_weights
+
 
 class PackedPairs:
     """The packed layout of `contracts.Pairs`: a pair with compatibility 0 has no row, so it costs nothing.

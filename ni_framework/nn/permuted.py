@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ni_framework.nn.by_hand import HandWritten
 
 
 def permuted(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def permuted(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
     return _Permuted.apply(rows, order, back)  # pyright: ignore[reportReturnType]
 
 
-class _Permuted(torch.autograd.Function):
+class _Permuted(HandWritten):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(back)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ni_framework.nn.by_hand import HandWritten
 from ni_framework.nn.modlin import ModulatedMap
 
 
@@ -116,7 +117,7 @@ def grouped_product(
     return _GroupedProduct.apply(x_UXD, weight_UED, tuple(widths), *biases)  # pyright: ignore[reportReturnType]
 
 
-class _GroupedProduct(torch.autograd.Function):
+class _GroupedProduct(HandWritten):
     @staticmethod
     def forward(ctx: Any, x_UXD: Tensor, weight_UED: Tensor, widths: tuple[int, ...], *biases: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_UXD, weight_UED)
@@ -152,7 +153,7 @@ def scaled_product(x_PD: Tensor, function_P: Tensor, maps: Sequence[ModulatedMap
     return _ScaledProduct.apply(x_PD, function_P, *flat)  # pyright: ignore[reportReturnType]
 
 
-class _ScaledProduct(torch.autograd.Function):
+class _ScaledProduct(HandWritten):
     @staticmethod
     def forward(ctx: Any, x_PD: Tensor, function_P: Tensor, *flat: Tensor | None) -> Tensor:
         maps = _scaled(function_P, flat)

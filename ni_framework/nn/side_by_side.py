@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ni_framework.nn.by_hand import HandWritten
+
 
 def side_by_side(rows: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
     """The parts [..., width] of rows [..., sum of widths], as views.
@@ -20,7 +22,7 @@ def side_by_side(rows: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
     return _SideBySide.apply(rows, tuple(widths))  # pyright: ignore[reportReturnType]
 
 
-class _SideBySide(torch.autograd.Function):
+class _SideBySide(HandWritten):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
         return rows.split(widths, dim=-1)

@@ -33,9 +33,10 @@ class Script:
         help="delta: an element that no function takes keeps its state; gating: as delta, but the more closed, the more it "
         "keeps; sum: it becomes zero, as in the author's code",
     )
-    execution: Literal["dense", "packed"] = option(
+    execution: Literal["auto", "dense", "packed"] = option(
         default="dense",
-        help="dense computes every pair of function and element, packed only the open ones; the numbers are equal",
+        help="dense computes every pair of function and element, packed only the open ones, auto whichever is faster for as "
+        "many as are open; the numbers are equal up to rounding",
     )
 
 
@@ -106,6 +107,11 @@ class Train:
         gt=0,
         lt=1,
     )
+    recompute: Literal["nothing", "iterations"] = option(
+        default="nothing",
+        help="iterations: keep only the states between iterations and compute the rest again on the way back, which needs "
+        "less memory and a third more time",
+    )
     skip: Skip = option(default=Skip(), help="steps that are left out because they would do harm")
     workers: int = option(default=0, help="processes that prepare batches ahead; 0: the training process itself", ge=0)
     log_every: int = option(default=50, help="steps between two lines of metrics", ge=1)
@@ -123,6 +129,10 @@ class Engine:
     """What carries the training out."""
 
     use: Literal["local"] = option(default="local", help="local: one process, plain PyTorch")
+    compile: bool = option(
+        default=False,
+        help="whether torch.compile makes the bodies faster; takes a minute at the start, and a C++ compiler",
+    )
 
 
 @config

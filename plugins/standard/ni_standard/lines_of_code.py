@@ -18,7 +18,6 @@ from ni_framework.options import component, config, option
 from ni_standard.linear import ModLin
 from ni_standard.positions import Positions
 
-READERS, FOLLOWERS = ("query", "key", "value"), ("out", "mlp_in", "mlp_out")  # maps before and after attention
 GAIN = 2.5  # of the gating residual: keeps the size of a state at the start; the author's constant
 
 
@@ -124,7 +123,7 @@ class LineOfCode(nn.Module):
     def prepare(self, code_UC: Tensor, num_elements: int) -> dict[str, Any]:
         prepared = {name: linear.prepare(code_UC) for name, linear in self.maps.items()}  # pyright: ignore[reportCallIssue]
         if self.modulated:
-            prepared["attention"] = AttentionMaps(*(prepared[name] for name in READERS), self.heads)
+            prepared["attention"] = AttentionMaps(prepared["query"], prepared["key"], prepared["value"], self.heads)
         prepared["position"] = None if self.positions is None else self.positions(code_UC, num_elements)
         return prepared
 
@@ -136,10 +135,13 @@ class LineOfCode(nn.Module):
         if self.modulated:
             attended_RD = mod_attention(z_RD, prepared["attention"], prepared["position"], pairs)
         else:
-            query_RHK, key_RHK, value_RHE = (linear(name, z_RD).unflatten(-1, (self.heads, -1)) for name in READERS)
+            query_RHK, key_RHK, value_RHE = (
+                linear(name, z_RD).unflatten(-1, (self.heads, -1)) for name in ("query", "key", "value")
+            )
             attended_RD = pairs.attend(query_RHK, key_RHK, value_RHE, prepared["position"]).flatten(-2)
         if self.modulated and self.residual == "modulated":
-            return rest_of_line(x_RD, attended_RD, self.mlp_norm, *(prepared[name] for name in FOLLOWERS), pairs)
+            maps = prepared["out"], prepared["mlp_in"], prepared["mlp_out"]
+            return rest_of_line(x_RD, attended_RD, self.mlp_norm, maps, pairs)
         c_R1 = pairs.compatibility
         a_RD = self._after_attention(x_RD, linear("out", attended_RD), c_R1)
         f_RD = linear("mlp_out", F.gelu(linear("mlp_in", self.mlp_norm(a_RD))))
