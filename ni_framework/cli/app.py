@@ -18,6 +18,7 @@ VERBS = {
     "check": "Check a recipe: keys, values, components, and whether their sizes fit together.",
     "train": "Train a recipe's model and save it.",
     "eval": "Evaluate a checkpoint on the held-out part of its data.",
+    "bench": "Measure a recipe's model: speed and memory, beside a transformer.",
     "plot": "Draw a run, or compare several, as one PNG.",
     "verify": "Compare a checkpoint with what it says of itself.",
     "schema": "Print a JSON Schema of recipes with all installed components.",

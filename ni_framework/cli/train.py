@@ -42,6 +42,7 @@ def command(
     With --resume, a run goes on as if it had never stopped; train.steps may be raised.
     """
     from ni_framework.engine.interrupt import exits_at_once
+    from ni_framework.engine.memory import keep_freed_memory
 
     with exits_at_once(lambda code: fail("stopped at once; nothing is lost that was saved before", code, as_json)):
         if resumed is not None:
@@ -51,6 +52,7 @@ def command(
             raise UsageError("name a RECIPE to train, or a run to go on with: ni train --resume RUN")
         else:
             go = _begun(recipe, overrides, output, start)
+        keep_freed_memory()
         with _listeners(tensorboard) as listeners:
             summary = go(every=every, keep=keep, listeners=listeners)
     tests = [

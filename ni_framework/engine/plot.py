@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,16 @@ STYLE: Any = {
 
 def plot_runs(runs: Sequence[Path]) -> bytes:
     """A PNG of a run: loss, accuracy, learning rate, routing and the use of functions; of several, loss and accuracy."""
+    return png(lambda: figure_of(dict(zip(run_names(runs), map(read_history, runs), strict=True))))
+
+
+def png(draw: Callable[[], Figure]) -> bytes:
+    """What is drawn, in the style of all pictures here, as a PNG."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with matplotlib.rc_context(STYLE):
-        figure = figure_of(dict(zip(run_names(runs), map(read_history, runs), strict=True)))
+        figure = draw()
         FigureCanvasAgg(figure)
         content = io.BytesIO()
         figure.savefig(content, dpi=150)

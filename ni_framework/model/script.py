@@ -153,7 +153,8 @@ class Script(nn.Module):
     def _route(self, x_BVD: Tensor, signature_UT: Tensor, context: Context, told: _Told) -> Tensor:
         """Compatibilities [B, U, V], in full precision: which pairs are open must not hang on a rounding."""
         type_BVT = told.by("type_inference", self.type_inference(x_BVD))
-        with torch.autocast(x_BVD.device.type, enabled=False):
+        device = "cpu" if x_BVD.is_meta else x_BVD.device.type  # the meta device has no autocast
+        with torch.autocast(device, enabled=False):
             type_BVT = unit(type_BVT.to(signature_UT.dtype))
             compatibility_BUV = told.by("router", self.router(type_BVT, signature_UT, context))
             if context.present_BV is not None:

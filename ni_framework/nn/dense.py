@@ -29,9 +29,12 @@ class DensePairs:
     @property
     def key_bias(self) -> Tensor:
         """[U, B, V], the same for every line of code (`nn.attention`)."""
-        if self._key_bias_UBV is None:
-            self._key_bias_UBV = key_bias(self._compatibility_UBV, self._multiplicity_V)
-        return self._key_bias_UBV
+        bias_UBV = self._key_bias_UBV
+        if bias_UBV is None:
+            bias_UBV = key_bias(self._compatibility_UBV, self._multiplicity_V)
+        if not torch.compiler.is_compiling():  # as in `nn.modlin`
+            self._key_bias_UBV = bias_UBV
+        return bias_UBV
 
     def share(self, x_BVD: Tensor) -> Tensor:
         return x_BVD.unsqueeze(0)

@@ -25,14 +25,17 @@ class Modulation:
 
     def __init__(self, *maps: ModulatedMap) -> None:
         self.maps = maps
-        self._folded_UED: Tensor | None = None  # no cached_property: a compiler cannot look through its lock
+        self._folded_UED: Tensor | None = None
 
     @property
     def folded_UED(self) -> Tensor:
         """W diag(s_u), a matrix for each function: small beside the rows that it spares from being scaled."""
-        if self._folded_UED is None:
-            self._folded_UED = torch.cat([of.weight_ED * of.scale_UD.unsqueeze(1) for of in self.maps], dim=1)
-        return self._folded_UED
+        folded_UED = self._folded_UED
+        if folded_UED is None:
+            folded_UED = torch.cat([of.weight_ED * of.scale_UD.unsqueeze(1) for of in self.maps], dim=1)
+        if not torch.compiler.is_compiling():  # which would compile once for what is there and once for what is not
+            self._folded_UED = folded_UED
+        return folded_UED
 
     @property
     def bias_E(self) -> Tensor | None:
