@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from ni_framework import recipe as recipes
@@ -16,6 +17,8 @@ from ni_framework.errors import OptionError
 from ni_framework.model.noise import KeyedNoise, sample_keys
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.kernel import unit
+from ni_framework.nn.modattention import AttentionMaps
+from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.packed import PackedPairs, packing_pays
 
 PARTS = ("type_inference", "router", "body")  # those that may answer with losses and statistics
@@ -63,6 +66,7 @@ class Script(nn.Module):
         self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
         self.execution = script.execution
         self.recompute = False  # whether the way back forms each iteration again from the state before it
+        # About as many multiply-adds as a row takes: maps of the codes are among them.
         self.num_weights = sum(parameter.numel() for parameter in self.body.parameters() if parameter.ndim > 1)
         if script.execution == "packed" and self.router.gradient_through_closed:
             message = (
@@ -105,6 +109,10 @@ class Script(nn.Module):
         statistics: dict[str, Tensor] = {}
         compatibilities, states, packed = [], [], []
         again = self.recompute and torch.is_grad_enabled()
+        if again and self.execution != "packed":  # or the first iteration would keep what the others find
+            for part in tree_leaves(prepared):
+                if isinstance(part, Modulation | AttentionMaps):
+                    part.form()
         for iteration in range(self.iterations):
             if again:
                 done = checkpoint(self._iterate, x_BVD, forms, iteration, use_reentrant=False)

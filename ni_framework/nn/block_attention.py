@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ni_framework.nn.by_hand import HandWritten
+from ni_framework.nn.by_hand import HandWritten, way_back
 
 
 class Block(NamedTuple):
@@ -66,7 +65,7 @@ class _BlockAttention(HandWritten):
         return attended_RE
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, gradient_RE: Tensor) -> tuple[Tensor | None, ...]:
         query_RK, key_RK, value_RE, weight_X = ctx.saved_tensors
         blocks = ctx.blocks

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def way_back(backward: Callable[..., Any]) -> Any:
+    """Marks a way back as one that can be gone once, and that no autocast changes wherever it is called from."""
+
+    @once_differentiable
+    def unchanged(ctx: Any, *gradients: Any) -> Any:
+        if not torch.is_autocast_enabled("cpu"):
+            return backward(ctx, *gradients)
+        with torch.autocast("cpu", enabled=False):
+            return backward(ctx, *gradients)
+
+    return unchanged
 
 
 class HandWritten(torch.autograd.Function):
-    """Base of operations whose way back is written by hand too; it can be gone once only."""
+    """Base of operations whose way back, marked `way_back`, is written by hand too."""
 
     forward: Any  # each has arguments of its own
     backward: Any

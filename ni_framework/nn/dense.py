@@ -43,17 +43,9 @@ class DensePairs:
         return value_UX[:, None, None]
 
     def modulate(self, x_RD: Tensor, modulation: Modulation) -> Tensor:
-        if by_hand(x_RD, modulation.folded_UED):
-            widths = [len(of.weight_ED) for of in modulation.maps]
-            biases = [of.bias_E for of in modulation.maps]
-            y_UXE = grouped_product(x_RD.flatten(1, 2), modulation.folded_UED, biases, widths)
-            return y_UXE.unflatten(1, x_RD.shape[1:3])
         return self._product(x_RD, modulation.folded_UED, modulation.bias_E)
 
     def multiply(self, x_RD: Tensor, weight_UED: Tensor) -> Tensor:
-        if by_hand(x_RD, weight_UED):
-            y_UXE = grouped_product(x_RD.flatten(1, 2), weight_UED, [None], [weight_UED.shape[1]])
-            return y_UXE.unflatten(1, x_RD.shape[1:3])
         return self._product(x_RD, weight_UED, None)
 
     def attend(self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None) -> Tensor:
@@ -69,6 +61,8 @@ class DensePairs:
         return (self.compatibility * y_RD).sum(dim=0)
 
     def _product(self, x_RD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
+        if by_hand(x_RD, weight_UED):
+            return grouped_product(x_RD.flatten(1, 2), weight_UED, bias_E).unflatten(1, x_RD.shape[1:3])
         if len(x_RD) == 1:  # all functions read the same: one product with their matrices side by side
             y_BVUE = F.linear(x_RD.squeeze(0), weight_UED.flatten(0, 1)).unflatten(-1, weight_UED.shape[:2])
             return (y_BVUE if bias_E is None else y_BVUE + bias_E).movedim(2, 0)

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ni_framework.nn.by_hand import HandWritten
+from ni_framework.nn.by_hand import HandWritten, way_back
 
 
 def dense_attention(
@@ -52,7 +51,7 @@ class _DenseAttention(HandWritten):
         return attended_UBVHE
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, gradient_UBVHE: Tensor) -> tuple[Tensor | None, ...]:
         query_UBVHK, key_UBVHK, value_UBVHE, weight_UHBVV = ctx.saved_tensors
         functions, samples, elements, heads, width = query_UBVHK.shape

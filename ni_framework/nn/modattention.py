@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ni_framework.nn.by_hand import HandWritten, by_hand
+from ni_framework.nn.by_hand import HandWritten, by_hand, way_back
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.modlin import Modulation
+from ni_framework.nn.products import Folded
 from ni_framework.nn.side_by_side import side_by_side
 
 
@@ -26,9 +26,19 @@ class AttentionMaps:
         self._absorbed_UXD: Tensor | None = None
         self.widths = [len(of.weight_ED) for of in self.together.maps]
 
+    def form(self) -> None:
+        """Forms what one iteration would form for all, where each has to find the same."""
+        if self.wide and by_hand(self.together.maps[0].weight_ED):
+            _ = self.absorbed_UXD, self.value.folded_UED
+        else:
+            _ = self.together.folded_UED
+
     @property
     def wide(self) -> bool:
-        """Whether the keys of a head are wider than half an element, so that the elements themselves are cheaper keys."""
+        """Whether the keys of a head are wider than half an element, so that the elements themselves are cheaper keys.
+
+        Where queries or keys have a bias they are no map of z alone, and stay what they are.
+        """
         heads_K, width = self.widths[0], self.query.maps[0].weight_ED.shape[1]
         return 2 * heads_K > width * self.heads and self.query.bias_E is None and self.key.bias_E is None
 
@@ -50,8 +60,7 @@ def mod_attention(z_RD: Tensor, maps: AttentionMaps, position_UHVV: Tensor | Non
     `position_UHVV` is added to the unscaled logits; its U may be 1. Source: Neural Interpreters, equations 3 to 5.
     """
     if maps.wide and isinstance(pairs, DensePairs) and by_hand(z_RD, pairs.key_bias):
-        bias_E = maps.value.bias_E
-        weights = (maps.absorbed_UXD, maps.value.folded_UED, bias_E)
+        weights = (maps.absorbed_UXD, maps.value.folded_UED, maps.value.bias_E)
         scale = (maps.widths[0] // maps.heads) ** -0.5
         return _WideKeys.apply(z_RD, *weights, pairs.key_bias, position_UHVV, maps.heads, scale)  # pyright: ignore[reportReturnType]
     rows = side_by_side(pairs.modulate(z_RD, maps.together), maps.widths)
@@ -74,86 +83,78 @@ class _WideKeys(HandWritten):
         heads: int,
         scale: float,
     ) -> Tensor:
+        to_query, to_value = Folded(absorbed_UXD, None), Folded(value_UED, value_bias)
         functions, samples, elements = bias_UBV.shape
-        num_rows, width = samples * elements, z_UBVD.shape[-1]
-        query_UBXD = z_UBVD.new_empty(functions, samples, elements * heads, width)
-        value_UBVE, attended_UBVE = (
-            z_UBVD.new_empty(functions, samples, elements, value_UED.shape[1]) for _ in range(2)
+        query_URX, value_URE, attended_URE = (
+            z_UBVD.new_empty(functions, samples * elements, width)
+            for width in (to_query.width, to_value.width, to_value.width)
         )
         weight_UBVHV = z_UBVD.new_empty(functions, samples, elements, heads, elements)
-        scratch = z_UBVD.new_empty(samples, elements, value_UED.shape[1] // heads)
+        scratch_BVE = z_UBVD.new_empty(samples, elements, to_value.width // heads)
+        shape = samples, elements, heads, to_value.width // heads
         for function in range(functions):
-            z_BVD = z_UBVD[function % len(z_UBVD)]
-            z_RD, weight_BVHV = z_BVD.flatten(0, 1), weight_UBVHV[function]
-            torch.mm(z_RD, absorbed_UXD[function].T, out=query_UBXD[function].view(num_rows, -1))
-            value_RE = value_UBVE[function].view(num_rows, -1)
-            if value_bias is None:
-                torch.mm(z_RD, value_UED[function].T, out=value_RE)
-            else:
-                torch.addmm(value_bias, z_RD, value_UED[function].T, out=value_RE)
-            logits_BXV = weight_BVHV.flatten(1, 2)
-            torch.baddbmm(logits_BXV, query_UBXD[function], z_BVD.transpose(1, 2), beta=0, alpha=scale, out=logits_BXV)
+            z_BVD, weight_BVHV = z_UBVD[function % len(z_UBVD)], weight_UBVHV[function]
+            z_RD = z_BVD.flatten(0, 1)
+            to_query.forward(function, z_RD, query_URX[function])
+            to_value.forward(function, z_RD, value_URE[function])
+            query_BXD, logits_BXV = (
+                query_URX[function].view(samples, elements * heads, z_BVD.shape[-1]),
+                weight_BVHV.flatten(1, 2),
+            )
+            torch.baddbmm(logits_BXV, query_BXD, z_BVD.mT, beta=0, alpha=scale, out=logits_BXV)
             if position_UHVV is not None:
                 weight_BVHV.add_(position_UHVV[function % len(position_UHVV)].transpose(0, 1), alpha=scale)
             weight_BVHV += bias_UBV[function, :, None, None]
             torch.ops.aten._softmax.out(weight_BVHV, -1, False, out=weight_BVHV)
-            value_BVHE, attended_BVHE = (
-                rows[function].unflatten(-1, (heads, -1)) for rows in (value_UBVE, attended_UBVE)
-            )
+            value, attended = value_URE[function].view(shape), attended_URE[function].view(shape)
             for head in range(heads):
-                attended_BVHE[:, :, head] = torch.bmm(weight_BVHV[:, :, head], value_BVHE[:, :, head], out=scratch)
-        ctx.save_for_backward(z_UBVD, absorbed_UXD, value_UED, query_UBXD, value_UBVE, weight_UBVHV)
-        ctx.with_bias = value_bias is not None
-        ctx.positions, ctx.heads, ctx.scale = 0 if position_UHVV is None else len(position_UHVV), heads, scale
-        return attended_UBVE
+                attended[:, :, head] = torch.bmm(weight_BVHV[:, :, head], value[:, :, head], out=scratch_BVE)
+        ctx.save_for_backward(z_UBVD, absorbed_UXD, value_UED, value_bias, query_URX, value_URE, weight_UBVHV)
+        ctx.positions, ctx.scale = 0 if position_UHVV is None else len(position_UHVV), scale
+        return attended_URE.view(functions, samples, elements, to_value.width)
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, gradient_UBVE: Tensor) -> tuple[Tensor | None, ...]:
-        z_UBVD, absorbed_UXD, value_UED, query_UBXD, value_UBVE, weight_UBVHV = ctx.saved_tensors
-        heads, scale = ctx.heads, ctx.scale
-        functions, samples, elements, _ = query_UBXD.shape[0], *value_UBVE.shape[1:]
-        num_rows = samples * elements
-        gradient_UBVE = gradient_UBVE.contiguous()
-        to_z = torch.zeros_like(z_UBVD)
-        to_absorbed, to_value = torch.empty_like(absorbed_UXD), torch.empty_like(value_UED)
-        to_value_bias = value_UED.new_zeros(value_UED.shape[1]) if ctx.with_bias else None
+        z_UBVD, absorbed_UXD, value_UED, value_bias, query_URX, value_URE, weight_UBVHV = ctx.saved_tensors
+        to_query, to_value = Folded(absorbed_UXD, None), Folded(value_UED, value_bias)
+        functions, samples, elements, heads, _ = weight_UBVHV.shape
+        shape = samples, elements, heads, to_value.width // heads
+        to_z = z_UBVD.new_zeros(z_UBVD.shape)
         to_bias = z_UBVD.new_empty(functions, samples, elements)
         to_position = z_UBVD.new_zeros(ctx.positions, elements, heads, elements) if ctx.positions else None
-        slope_BVHV, to_query_BXD, to_rows_BVE = (
-            torch.empty_like(of[0]) for of in (weight_UBVHV, query_UBXD, value_UBVE)
+        slope_BVHV = torch.empty_like(weight_UBVHV[0])
+        slope_BXV = slope_BVHV.flatten(1, 2)
+        gradient_query_BXD = z_UBVD.new_empty(samples, elements * heads, z_UBVD.shape[-1])
+        gradient_value_RE = torch.empty_like(value_URE[0])
+        scratch_BVV, scratch_BVE = (
+            z_UBVD.new_empty(samples, elements, elements),
+            z_UBVD.new_empty(*shape[:2], shape[-1]),
         )
-        scratch_BVV = z_UBVD.new_empty(samples, elements, elements)
-        scratch_BVE = z_UBVD.new_empty(samples, elements, value_UED.shape[1] // heads)
+        gradient_UBVE = gradient_UBVE.contiguous()
         for function in range(functions):
             z_BVD, to_z_BVD = z_UBVD[function % len(z_UBVD)], to_z[function % len(z_UBVD)]
             z_RD, to_z_RD, weight_BVHV = z_BVD.flatten(0, 1), to_z_BVD.flatten(0, 1), weight_UBVHV[function]
-            value, gradient, to_rows = (
-                rows.unflatten(-1, (heads, -1)) for rows in (value_UBVE[function], gradient_UBVE[function], to_rows_BVE)
+            value, gradient, gradient_value = (
+                rows.view(shape) for rows in (value_URE[function], gradient_UBVE[function], gradient_value_RE)
             )
             for head in range(heads):
-                slope_BVHV[:, :, head] = torch.bmm(
-                    gradient[:, :, head], value[:, :, head].transpose(1, 2), out=scratch_BVV
-                )
-                to_rows[:, :, head] = torch.bmm(
-                    weight_BVHV[:, :, head].transpose(1, 2), gradient[:, :, head], out=scratch_BVE
+                slope_BVHV[:, :, head] = torch.bmm(gradient[:, :, head], value[:, :, head].mT, out=scratch_BVV)
+                gradient_value[:, :, head] = torch.bmm(
+                    weight_BVHV[:, :, head].mT, gradient[:, :, head], out=scratch_BVE
                 )
             torch.ops.aten._softmax_backward_data.out(
                 slope_BVHV, weight_BVHV, -1, slope_BVHV.dtype, grad_input=slope_BVHV
             )
             to_bias[function] = slope_BVHV.sum(dim=(1, 2))
-            slope_BVHV *= scale
+            slope_BVHV *= ctx.scale
             if to_position is not None:
                 to_position[function % len(to_position)] += slope_BVHV.sum(dim=0)
-            slope_BXV = slope_BVHV.flatten(1, 2)
-            torch.bmm(slope_BXV, z_BVD, out=to_query_BXD)
-            to_z_BVD.baddbmm_(slope_BXV.transpose(1, 2), query_UBXD[function])
-            to_query_RX, to_value_RE = to_query_BXD.view(num_rows, -1), to_rows_BVE.flatten(0, 1)
-            to_z_RD.addmm_(to_query_RX, absorbed_UXD[function]).addmm_(to_value_RE, value_UED[function])
-            torch.mm(to_query_RX.T, z_RD, out=to_absorbed[function])
-            torch.mm(to_value_RE.T, z_RD, out=to_value[function])
-            if to_value_bias is not None:
-                to_value_bias += to_value_RE.sum(dim=0)
+            # z is read three times: as keys, by the queries, and by the values.
+            to_z_BVD.baddbmm_(slope_BXV.mT, query_URX[function].view(gradient_query_BXD.shape))
+            torch.bmm(slope_BXV, z_BVD, out=gradient_query_BXD)
+            to_query.backward(function, gradient_query_BXD.view(query_URX[0].shape), z_RD, to_z_RD, add=True)
+            to_value.backward(function, gradient_value_RE, z_RD, to_z_RD, add=True)
         if to_position is not None:
             to_position = to_position.transpose(1, 2)
-        return to_z, to_absorbed, to_value, to_value_bias, to_bias, to_position, None, None
+        return to_z, to_query.gradients[0], *to_value.gradients, to_bias, to_position, None, None

@@ -27,6 +27,10 @@ class Modulation:
         self.maps = maps
         self._folded_UED: Tensor | None = None
 
+    def form(self) -> None:
+        """Forms what one iteration would form for all, where each has to find the same."""
+        _ = self.folded_UED
+
     @property
     def folded_UED(self) -> Tensor:
         """W diag(s_u), a matrix for each function: small beside the rows that it spares from being scaled."""

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ni_framework.nn.by_hand import HandWritten, by_hand
+from ni_framework.nn.by_hand import HandWritten, by_hand, way_back
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.packed import PackedPairs
-from ni_framework.nn.products import Folded, Scaled
+from ni_framework.nn.products import Folded, Scaled, scaled_maps
 
 
 def rest_of_line(
@@ -86,12 +85,10 @@ class _RestOfLine(HandWritten):
         return y_ZXD
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, gradient_ZXD: Tensor) -> tuple[Tensor | None, ...]:
         attended_ZXE, c_ZX1, a_ZXD, hidden_ZXE, function_P, norm_weight, norm_bias, *tensors = ctx.saved_tensors
         out, first, second = maps = _maps(function_P, tensors)
-        for linear in maps:
-            linear.prepare_backward()
         width = a_ZXD.shape[-1]
         to_x = a_ZXD.new_zeros(ctx.parts_of_x, *a_ZXD.shape[1:])
         to_attended, to_c = torch.empty_like(attended_ZXE), torch.empty_like(c_ZX1)
@@ -132,7 +129,7 @@ def _maps(function_P: Tensor | None, tensors: Sequence[Any]) -> list[Folded] | l
     """The three maps: of all functions together where a row's is given, one function after the other otherwise."""
     if function_P is None:
         return [Folded(*tensors[place : place + 2]) for place in range(0, 6, 2)]
-    return [Scaled(function_P, *tensors[place : place + 3]) for place in range(0, 9, 3)]
+    return scaled_maps(function_P, tensors)
 
 
 def _along(to_h_XE: Tensor, h_XE: Tensor, gradient_XD: Tensor, bias_D: Tensor | None) -> Tensor:

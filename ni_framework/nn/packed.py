@@ -19,7 +19,7 @@ OVERHEAD = {"cpu": 4e7}
 
 
 def packing_pays(compatibility_BUV: Tensor, num_weights: int) -> bool:
-    """Whether so few pairs are open that computing them alone is faster than computing all; `num_weights` act on each row."""
+    """Whether so few pairs are open that computing them alone is faster than computing all; about `num_weights` act on a row."""
     device, num_pairs = compatibility_BUV.device.type, compatibility_BUV.numel()
     num_open = int(torch.count_nonzero(compatibility_BUV))
     packed = ROW_FACTOR.get(device, 2.5) * num_open * num_weights + OVERHEAD.get(device, 4e9)
@@ -41,7 +41,7 @@ class PackedPairs:
         open_P = c_X.detach().nonzero().squeeze(1)
         group_P = open_P.div(self._num_elements, rounding_mode="floor")
         self._count_G = torch.bincount(group_P, minlength=self._num_groups)
-        self._longest = int(self._count_G.max())
+        self._longest = int(self._count_G.max()) if self._num_groups else 0
         order_P = torch.argsort(self._count_G[group_P], stable=True)
         open_P, self._group_P = open_P[order_P], group_P[order_P]
         self._element_P = open_P % self._num_elements
@@ -108,11 +108,11 @@ class PackedPairs:
 
     def _by_heads(self, heads: int) -> tuple[Tensor, Tensor]:
         """Rows [P * H] in the order block, group, head, element: which row comes where, and where each row is."""
-        size_P = self._count_G[self._group_P]
+        size_P, device = self._count_G[self._group_P], self._count_G.device
         start_P = self._start_G[self._group_P]
-        place_P = start_P * (heads - 1) + torch.arange(len(size_P))  # of the row's first head
-        back_X = torch.addcmul(place_P[:, None], size_P[:, None], torch.arange(heads)).flatten()
-        return torch.empty_like(back_X).index_copy(0, back_X, torch.arange(len(back_X))), back_X
+        place_P = start_P * (heads - 1) + torch.arange(len(size_P), device=device)  # of the row's first head
+        back_X = torch.addcmul(place_P[:, None], size_P[:, None], torch.arange(heads, device=device)).flatten()
+        return torch.empty_like(back_X).index_copy(0, back_X, torch.arange(len(back_X), device=device)), back_X
 
     @property
     def _start_G(self) -> Tensor:

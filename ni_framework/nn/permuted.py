@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ni_framework.nn.by_hand import HandWritten
+from ni_framework.nn.by_hand import HandWritten, way_back
 
 
 def permuted(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
@@ -25,7 +24,7 @@ class _Permuted(HandWritten):
         return rows.index_select(0, order)
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
         return gradient.index_select(0, back), None, None

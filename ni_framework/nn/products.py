@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ni_framework.nn.by_hand import HandWritten
+from ni_framework.nn.by_hand import HandWritten, way_back
 from ni_framework.nn.modlin import ModulatedMap
 
 
@@ -22,6 +21,7 @@ class Folded:
 
     def __init__(self, weight_UED: Tensor, bias_E: Tensor | None) -> None:
         self.weight_UED, self.bias_E = weight_UED, bias_E
+        self.gradients: tuple[Tensor | None, ...] = ()  # of weight and bias, on the way back
 
     def forward(self, function: int, x_XD: Tensor, out_XE: Tensor) -> None:
         _product(x_XD, self.weight_UED[function], self.bias_E, out_XE)
@@ -30,11 +30,6 @@ class Folded:
     def width(self) -> int:
         """E."""
         return self.weight_UED.shape[1]
-
-    def prepare_backward(self) -> None:
-        """Makes room for the gradients."""
-        self.to_weight = torch.empty_like(self.weight_UED)
-        self.to_bias = None if self.bias_E is None else torch.zeros_like(self.bias_E)
 
     def backward(
         self,
@@ -55,31 +50,40 @@ class Folded:
             out_XD.addmm_(gradient_XE, self.weight_UED[function])
         else:
             torch.mm(gradient_XE, self.weight_UED[function], out=out_XD)
-        torch.mm(gradient_XE.T, x_XD, out=self.to_weight[function])
-        if self.to_bias is not None:
-            self.to_bias += _total(gradient_XE, row_scale_X1)
-
-    @property
-    def gradients(self) -> tuple[Tensor | None, ...]:
-        return self.to_weight, self.to_bias
+        if not self.gradients:
+            to_bias = None if self.bias_E is None else torch.zeros_like(self.bias_E)
+            self.gradients = torch.empty_like(self.weight_UED), to_bias
+        to_weight, to_bias = self.gradients
+        assert to_weight is not None
+        torch.mm(gradient_XE.T, x_XD, out=to_weight[function])
+        if to_bias is not None:
+            to_bias += _total(gradient_XE, row_scale_X1)
 
 
 class Scaled:
     """(x * s) W^T + b over rows of any functions, each with the scale of its own."""
 
-    def __init__(self, function_P: Tensor, weight_ED: Tensor, scale_UD: Tensor, bias_E: Tensor | None) -> None:
+    def __init__(
+        self,
+        function_P: Tensor,
+        scratch: dict[tuple[int, ...], Tensor],
+        weight_ED: Tensor,
+        scale_UD: Tensor,
+        bias_E: Tensor | None,
+    ) -> None:
         self.function_P, self.weight_ED, self.scale_UD, self.bias_E = function_P, weight_ED, scale_UD, bias_E
+        self._scratch = scratch  # shared by the maps of one operation, so that it stays in the cache
+        self.gradients: tuple[Tensor | None, ...] = ()  # of weight, scale and bias, on the way back
 
     def forward(self, _: int, x_PD: Tensor, out_PE: Tensor) -> None:
-        _product(self.scale_UD.index_select(0, self.function_P).mul_(x_PD), self.weight_ED, self.bias_E, out_PE)
+        (scaled_PD,) = self._room(x_PD, 1)
+        torch.index_select(self.scale_UD, 0, self.function_P, out=scaled_PD)
+        _product(scaled_PD.mul_(x_PD), self.weight_ED, self.bias_E, out_PE)
 
     @property
     def width(self) -> int:
         """E."""
         return len(self.weight_ED)
-
-    def prepare_backward(self) -> None:
-        """As in `Folded`; nothing to do."""
 
     def backward(
         self,
@@ -92,59 +96,47 @@ class Scaled:
         row_scale_X1: Tensor | None = None,
     ) -> None:
         """As in `Folded`. The scaled rows are formed again: that is cheaper than to keep and fetch them."""
-        scale_PD = self.scale_UD.index_select(0, self.function_P)
-        self.to_weight = gradient_PE.T @ (x_PD * scale_PD)
-        to_scaled_PD = gradient_PE @ self.weight_ED
+        scale_PD, scaled_PD = self._room(x_PD, 2)
+        torch.index_select(self.scale_UD, 0, self.function_P, out=scale_PD)
+        to_weight = gradient_PE.T @ torch.mul(x_PD, scale_PD, out=scaled_PD)
+        to_scaled_PD = torch.mm(gradient_PE, self.weight_ED, out=scaled_PD)
         if add:
             out_PD.addcmul_(to_scaled_PD, scale_PD)
         else:
             torch.mul(to_scaled_PD, scale_PD, out=out_PD)
-        self.to_scale = torch.zeros_like(self.scale_UD).index_add_(0, self.function_P, to_scaled_PD.mul_(x_PD))
-        self.to_bias = None if self.bias_E is None else _total(gradient_PE, row_scale_X1)
+        to_scale = torch.zeros_like(self.scale_UD).index_add_(0, self.function_P, to_scaled_PD.mul_(x_PD))
+        self.gradients = to_weight, to_scale, None if self.bias_E is None else _total(gradient_PE, row_scale_X1)
 
-    @property
-    def gradients(self) -> tuple[Tensor | None, ...]:
-        return self.to_weight, self.to_scale, self.to_bias
+    def _room(self, like: Tensor, number: int) -> list[Tensor]:
+        """Memory of this shape, with whatever the last map left in it."""
+        shapes = ((place, *like.shape) for place in range(number))
+        return [self._scratch.setdefault(shape, like.new_empty(0)).resize_(shape[1:]) for shape in shapes]
 
 
-def grouped_product(
-    x_UXD: Tensor, weight_UED: Tensor, biases: Sequence[Tensor | None], widths: Sequence[int]
-) -> Tensor:
-    """x W_u^T + b for each function u, [U, X, E]; where x has a single U, all functions read the same.
-
-    `widths` add up to E, with a bias for each of these parts or none.
-    """
-    return _GroupedProduct.apply(x_UXD, weight_UED, tuple(widths), *biases)  # pyright: ignore[reportReturnType]
+def grouped_product(x_UXD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
+    """x W_u^T + b for each function u, [U, X, E]; where x has a single U, all functions read the same."""
+    return _GroupedProduct.apply(x_UXD, weight_UED, bias_E)  # pyright: ignore[reportReturnType]
 
 
 class _GroupedProduct(HandWritten):
     @staticmethod
-    def forward(ctx: Any, x_UXD: Tensor, weight_UED: Tensor, widths: tuple[int, ...], *biases: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_UXD, weight_UED)
-        ctx.widths = widths
-        whole = biases[0] if len(biases) == 1 else None  # added by the product itself
-        linear = Folded(weight_UED, whole)
-        y_UXE = x_UXD.new_empty(len(weight_UED), x_UXD.shape[1], weight_UED.shape[1])
+    def forward(ctx: Any, x_UXD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_UXD, weight_UED, bias_E)
+        linear = Folded(weight_UED, bias_E)
+        y_UXE = x_UXD.new_empty(len(weight_UED), x_UXD.shape[1], linear.width)
         for function, y_XE in enumerate(y_UXE):
             linear.forward(function, x_UXD[function % len(x_UXD)], y_XE)
-        for part, bias in zip(y_UXE.split(widths, dim=-1), biases, strict=True):
-            if bias is not None and whole is None:
-                part += bias
         return y_UXE
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, gradient_UXE: Tensor) -> tuple[Tensor | None, ...]:
-        x_UXD, weight_UED = ctx.saved_tensors
-        gradient_UXE = gradient_UXE.contiguous()
-        linear, to_x = Folded(weight_UED, None), torch.empty_like(x_UXD)
-        linear.prepare_backward()
-        for function, gradient_XE in enumerate(gradient_UXE):
+        x_UXD, weight_UED, bias_E = ctx.saved_tensors
+        linear, to_x = Folded(weight_UED, bias_E), x_UXD.new_empty(x_UXD.shape)
+        for function, gradient_XE in enumerate(gradient_UXE.contiguous()):
             place = function % len(x_UXD)
             linear.backward(function, gradient_XE, x_UXD[place], to_x[place], add=function >= len(x_UXD))
-        parts = zip(gradient_UXE.split(ctx.widths, dim=-1), ctx.needs_input_grad[3:], strict=True)
-        to_biases = [part.sum(dim=(0, 1)) if needed else None for part, needed in parts]
-        return to_x, linear.to_weight, None, *to_biases
+        return to_x, *linear.gradients
 
 
 def scaled_product(x_PD: Tensor, function_P: Tensor, maps: Sequence[ModulatedMap]) -> Tensor:
@@ -156,7 +148,7 @@ def scaled_product(x_PD: Tensor, function_P: Tensor, maps: Sequence[ModulatedMap
 class _ScaledProduct(HandWritten):
     @staticmethod
     def forward(ctx: Any, x_PD: Tensor, function_P: Tensor, *flat: Tensor | None) -> Tensor:
-        maps = _scaled(function_P, flat)
+        maps = scaled_maps(function_P, flat)
         widths = [linear.width for linear in maps]
         y_PE = x_PD.new_empty(len(x_PD), sum(widths))
         for linear, part in zip(maps, y_PE.split(widths, dim=1), strict=True):
@@ -165,10 +157,10 @@ class _ScaledProduct(HandWritten):
         return y_PE
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, gradient_PE: Tensor) -> tuple[Tensor | None, ...]:
         x_PD, function_P, *flat = ctx.saved_tensors
-        maps = _scaled(function_P, flat)
+        maps = scaled_maps(function_P, flat)
         to_x = torch.empty_like(x_PD)
         parts = gradient_PE.split([linear.width for linear in maps], dim=1)
         for number, (linear, part) in enumerate(zip(maps, parts, strict=True)):
@@ -176,8 +168,10 @@ class _ScaledProduct(HandWritten):
         return to_x, None, *(gradient for linear in maps for gradient in linear.gradients)
 
 
-def _scaled(function_P: Tensor, flat: Sequence[Any]) -> list[Scaled]:
-    return [Scaled(function_P, *flat[place : place + 3]) for place in range(0, len(flat), 3)]
+def scaled_maps(function_P: Tensor, flat: Sequence[Any]) -> list[Scaled]:
+    """The maps of one operation, from weight, scale and bias of one after the other."""
+    scratch: dict[tuple[int, ...], Tensor] = {}
+    return [Scaled(function_P, scratch, *flat[place : place + 3]) for place in range(0, len(flat), 3)]
 
 
 def _product(x_XD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, out_XE: Tensor) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ni_framework.nn.by_hand import HandWritten
+from ni_framework.nn.by_hand import HandWritten, by_hand, way_back
 
 
 def side_by_side(rows: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
@@ -17,7 +16,7 @@ def side_by_side(rows: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
 
     Gradients that come back as parts of one tensor are taken as that tensor; torch's own split would copy them together.
     """
-    if torch.compiler.is_compiling():
+    if not by_hand(rows):
         return rows.split(tuple(widths), dim=-1)
     return _SideBySide.apply(rows, tuple(widths))  # pyright: ignore[reportReturnType]
 
@@ -28,7 +27,7 @@ class _SideBySide(HandWritten):
         return rows.split(widths, dim=-1)
 
     @staticmethod
-    @once_differentiable
+    @way_back
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         first, width = gradients[0], sum(gradient.shape[-1] for gradient in gradients)
         whole = first.as_strided((*first.shape[:-1], width), first.stride()) if _adjacent(gradients, width) else None
