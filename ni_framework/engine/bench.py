@@ -155,10 +155,6 @@ def subjects_of(
             if execution == "dense":
                 raise
             told(f"{execution} is left out: {str(error).splitlines()[0]}")
-        except Exception as error:
-            if execution != "compiled":
-                raise
-            told(f"compiled is left out: torch cannot compile here ({type(error).__name__}); it needs a C++ compiler")
         else:
             subject.seconds = {mode: [] for mode in MODES}
             subjects.append(subject)

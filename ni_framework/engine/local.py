@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -14,6 +16,7 @@ from ni_framework.engine.batches import parts, to, weight_of
 from ni_framework.engine.diagnose import Diagnosis, diagnose
 from ni_framework.engine.guard import Guard
 from ni_framework.engine.optim import adamw, learning_rate, load_state_by_name, state_by_name
+from ni_framework.errors import RunError
 from ni_framework.model.interpreter import Forward, Interpreter
 from ni_framework.recipe import Recipe
 
@@ -36,6 +39,7 @@ class LocalEngine:
         for script in model.scripts:
             script.recompute = recipe.train.recompute == "iterations"
             if recipe.engine.compile:
+                check_compiler(self.device)
                 script.body.compile()
         self.optimizer = adamw(model, recipe.train.optimizer)
         self.guard = Guard(recipe.train.skip)
@@ -138,6 +142,16 @@ class LocalEngine:
             for name, value in self.model.head.metrics(answer.detach(), target).items():
                 metrics[name] = metrics.get(name, 0) + (value * share).sum()
         return torch.stack(losses).sum(), metrics
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises `RunError` where torch.compile would fail for want of a C++ compiler, with which it makes code for the CPU."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if device.type == "cpu" and not any(map(shutil.which, names)):
+        raise RunError(
+            f"engine.compile: torch needs a C++ compiler, and there is no {' or '.join(names)} here; "
+            "install one, or set engine.compile=false"
+        )
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,14 @@ from ni_framework.errors import UsageError
 from ni_framework.recipe import Recipe
 
 # Without changing the steps already done.
-MAY_CHANGE = ("train.steps", "train.log_every", "train.evaluate_every", "train.workers", "train.skip.budget")
+MAY_CHANGE = (
+    "train.steps",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.workers",
+    "train.recompute",
+    "train.skip.budget",
+)
 
 
 @frozen

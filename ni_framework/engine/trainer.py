@@ -51,6 +51,8 @@ from ni_framework.model.trace import trace_of
 from ni_framework.recipe import Recipe, dump
 from ni_framework.registry.hooks import run_events
 
+SMALLER = "set train.recompute=iterations, raise train.accumulate, or lower train.batch"
+
 
 def train(
     recipe: Recipe,
@@ -222,9 +224,8 @@ class Training:
                     raise RunError(f"step {self.step}: {_said(error)}; {self._way_on()}") from error
                 if too_large(error):
                     reason = str(error).partition("\n")[0]
-                    raise FitError(
-                        f"step {self.step + 1}: does not fit this machine: {reason}; raise train.accumulate, or lower train.batch"
-                    ) from error
+                    where = f"step {self.step + 1}: does not fit this machine: {reason}"
+                    raise FitError(f"{where}; {SMALLER}") from error
                 raise
         summary = {
             "run": str(self.run),

@@ -134,5 +134,5 @@ def _maps(function_P: Tensor | None, tensors: Sequence[Any]) -> list[Folded] | l
 
 def _along(to_h_XE: Tensor, h_XE: Tensor, gradient_XD: Tensor, bias_D: Tensor | None) -> Tensor:
     """<g, W h + b> of each row, [X, 1], from W^T g: how a loss changes with what W h + b is multiplied by."""
-    along_X1 = torch.linalg.vecdot(to_h_XE, h_XE).unsqueeze(1)
-    return along_X1 if bias_D is None else along_X1.addmm_(gradient_XD, bias_D.unsqueeze(1))
+    along_X = torch.linalg.vecdot(to_h_XE, h_XE)
+    return (along_X if bias_D is None else along_X.addmv_(gradient_XD, bias_D)).unsqueeze(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -94,7 +96,7 @@ class PackedPairs:
         heads = query_RHK.shape[1]
         order_X, back_X = self._by_heads(heads)
         query, key, value = (permuted(rows.flatten(0, 1), order_X, back_X) for rows in (query_RHK, key_RHK, value_RHE))
-        bias_X = permuted(self._bias_P.repeat_interleave(heads), order_X, back_X)
+        bias_X = permuted(self._bias_P.unsqueeze(1).expand(-1, heads).flatten(), order_X, back_X)
         blocks = [Block(block.groups * heads, block.size) for block in self._blocks]
         positions = [] if position_UHVV is None else self._positions(position_UHVV)
         attended_XE = block_attention(query, key, value, bias_X, blocks, positions)
@@ -103,8 +105,8 @@ class PackedPairs:
     @property
     def _blocks(self) -> list[Block]:
         """Groups of equal size, as they lie; empty ones are left out."""
-        sizes, numbers = torch.unique(self._count_G, return_counts=True)
-        return [Block(*of) for of in zip(numbers.tolist(), sizes.tolist(), strict=True) if of[1]]
+        numbers = Counter(self._count_G.tolist())
+        return [Block(numbers[size], size) for size in sorted(numbers) if size]
 
     def _by_heads(self, heads: int) -> tuple[Tensor, Tensor]:
         """Rows [P * H] in the order block, group, head, element: which row comes where, and where each row is."""

@@ -182,4 +182,4 @@ def _product(x_XD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, out_XE: Ten
 
 
 def _total(gradient_XE: Tensor, row_scale_X1: Tensor | None) -> Tensor:
-    return gradient_XE.sum(dim=0) if row_scale_X1 is None else (row_scale_X1.T @ gradient_XE).squeeze(0)
+    return gradient_XE.sum(dim=0) if row_scale_X1 is None else gradient_XE.T.mv(row_scale_X1.squeeze(1))

@@ -81,8 +81,8 @@ FAILURES: dict[str, tuple[Exception, type[Exception], str]] = {
     "memory": (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore"),
         FitError,
-        "step 4: does not fit this machine: CUDA out of memory. Tried to allocate 9 GiB; raise train.accumulate, or lower "
-        "train.batch",
+        "step 4: does not fit this machine: CUDA out of memory. Tried to allocate 9 GiB; "
+        "set train.recompute=iterations, raise train.accumulate, or lower train.batch",
     ),
     "a plugin's own": (KeyError("nonsense"), KeyError, "'nonsense'"),
     "a file": (

@@ -1,6 +1,9 @@
-"""Dense and packed are two ways to compute the same numbers, whatever is open."""
+"""Dense and packed, each written by hand and as plain expressions, are ways to compute the same numbers, whatever is open."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -16,17 +19,31 @@ EXAMPLES = settings(
 )  # shrinking takes minutes
 
 
+class Way(NamedTuple):
+    """A way to compute a script."""
+
+    layout: str
+    plain: bool = False  # as on other devices, under autocast and when compiled
+    recompute: bool = False
+
+
+BY_HAND = Way("dense")
+OTHERS = (Way("packed"), Way("dense", plain=True), Way("packed", plain=True))
+
+
 def outcome(
-    layout: str, overrides: list[str], opened_BUV: Tensor, present_BV: Tensor | None, multiplicity_V: Tensor | None
+    way: Way, overrides: list[str], opened_BUV: Tensor, present_BV: Tensor | None, multiplicity_V: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Output of a script under a fixed routing, and its gradients by parameter, the input and the routing among them."""
-    script = script_of(tiny_of(f"model.execution={layout}", *overrides))
+    script = script_of(tiny_of(f"model.execution={way.layout}", *overrides))
     script.router = FixedRouter(opened_BUV)
+    script.recompute = way.recompute
     x_BVD = torch.randn(B, V, D, generator=torch.Generator().manual_seed(7), dtype=torch.float64).requires_grad_()
-    output_BVD = script(x_BVD, present_BV, multiplicity_V).output_BVD
-    total = (output_BVD * torch.arange(1, output_BVD.numel() + 1).sin().view_as(output_BVD)).sum()
-    leaves = {"input": x_BVD, **{name: p for name, p in script.named_parameters() if p.requires_grad}}
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    with mock.patch.object(torch.compiler, "is_compiling", return_value=way.plain):
+        output_BVD = script(x_BVD, present_BV, multiplicity_V).output_BVD
+        total = (output_BVD * torch.arange(1, output_BVD.numel() + 1).sin().view_as(output_BVD)).sum()
+        leaves = {"input": x_BVD, **{name: p for name, p in script.named_parameters() if p.requires_grad}}
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     zeros = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves.values(), found, strict=True)]
     return output_BVD.detach(), dict(zip(leaves, zeros, strict=True))
 
@@ -34,13 +51,14 @@ def outcome(
 def assert_layouts_agree(
     opened_BUV: Tensor, *overrides: str, present_BV: Tensor | None = None, multiplicity_V: Tensor | None = None
 ) -> None:
-    dense, dense_gradients = outcome("dense", list(overrides), opened_BUV, present_BV, multiplicity_V)
-    packed, packed_gradients = outcome("packed", list(overrides), opened_BUV, present_BV, multiplicity_V)
-    torch.testing.assert_close(dense, packed, rtol=1e-10, atol=1e-11)
-    if not any(gradient.any() for gradient in dense_gradients.values()):  # sum pooling with nothing open
-        assert not any(gradient.any() for gradient in packed_gradients.values())
-        return
-    assert_equal_gradients(packed_gradients, dense_gradients)
+    dense, dense_gradients = outcome(BY_HAND, list(overrides), opened_BUV, present_BV, multiplicity_V)
+    for way in OTHERS:
+        found, gradients = outcome(way, list(overrides), opened_BUV, present_BV, multiplicity_V)
+        torch.testing.assert_close(dense, found, rtol=1e-10, atol=1e-11, msg=lambda text, way=way: f"{way}: {text}")
+        if any(gradient.any() for gradient in dense_gradients.values()):
+            assert_equal_gradients(gradients, dense_gradients)
+        else:  # sum pooling with nothing open
+            assert not any(gradient.any() for gradient in gradients.values())
 
 
 @st.composite
@@ -56,10 +74,16 @@ def routings(draw: st.DrawFn) -> Tensor:
     mixing=st.sampled_from(["none", "shared", "dot", "sep_sum", "seq_sum"]),
     pooling=st.sampled_from(["delta", "sum"]),
     lines=st.integers(1, 2),
+    key=st.sampled_from([2, 9]),
+    residual=st.sampled_from(["modulated", "gating"]),
+    linear=st.sampled_from(["modlin", "modlin", "gated", "hyper"]),
 )
-def test_random_routings(opened_BUV: Tensor, mixing: str, pooling: str, lines: int) -> None:
-    overrides = [f"model.body.positions={mixing}", f"model.pooling={pooling}", f"model.body.lines={lines}"]
-    assert_layouts_agree(opened_BUV, *overrides)
+def test_random_routings(
+    opened_BUV: Tensor, mixing: str, pooling: str, lines: int, key: int, residual: str, linear: str
+) -> None:
+    """With keys narrower and wider than half an element, which are computed otherwise, and other maps than ModLin."""
+    body = f"{{lines: {lines}, heads: 2, key: {key}, hidden: 11, positions: {mixing}, residual: {residual}, linear: {linear}}}"
+    assert_layouts_agree(opened_BUV, f"model.body={body}", f"model.pooling={pooling}")
 
 
 @EXAMPLES
@@ -99,6 +123,25 @@ EDGES = {
     "all open": torch.ones(B, U, V, dtype=torch.bool),
     "one pair open": torch.arange(B * U * V).view(B, U, V) == 40,
 }
+
+
+@pytest.mark.parametrize("layout", ["dense", "packed"])
+@pytest.mark.parametrize("key", [2, 9])
+def test_recomputed_iterations_are_the_same_to_the_last_bit(layout: str, key: int) -> None:
+    overrides = [f"model.body.key={key}", "model.body.positions=sep_sum", "model.body.lines=2"]
+    opened_BUV = an_empty_function()
+    kept, kept_gradients = outcome(Way(layout), overrides, opened_BUV, None, None)
+    again, gradients = outcome(Way(layout, recompute=True), overrides, opened_BUV, None, None)
+    assert torch.equal(kept, again)
+    assert all(torch.equal(gradients[name], kept_gradients[name]) for name in kept_gradients)
+
+
+@pytest.mark.parametrize("layout", ["dense", "packed"])
+def test_no_sample_is_an_answer_too(layout: str) -> None:
+    model = tiny_of(f"model.execution={layout}")
+    logits = model(torch.zeros(0, 1, 6, 4, dtype=torch.float64, requires_grad=True))["shape"]
+    assert logits.shape == (0, 13)
+    logits.sum().backward()
 
 
 @pytest.mark.parametrize("pooling", ["delta", "sum"])

@@ -51,6 +51,7 @@ CASES: dict[str, list[str]] = {
     "scripts that differ": [
         "model.scripts=[{iterations: 1}, {functions: 5, iterations: 3, code: 16, type: 12, pooling: sum}]",
     ],
+    "narrow keys": [SHORT, "model.body.key=2", "model.body.positions=sep_sum", "model.head.shared_cls=true"],
     "gating": ["model.pooling=gating", "model.iterations=2", "model.router.truncation=0.8"],
     "temporary elements": ["model.temporary=2", "model.iterations=2", "model.body.positions=sep_sum"],
     "positions before every line": ["model.body.positions=absolute", "model.body.lines=2", "model.iterations=2"],
