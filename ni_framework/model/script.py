@@ -66,8 +66,6 @@ class Script(nn.Module):
         self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
         self.execution = script.execution
         self.recompute = False  # whether the way back forms each iteration again from the state before it
-        # About as many multiply-adds as a row takes: maps of the codes are among them.
-        self.num_weights = sum(parameter.numel() for parameter in self.body.parameters() if parameter.ndim > 1)
         if script.execution == "packed" and self.router.gradient_through_closed:
             message = (
                 f"router `{script.router.use}` passes gradient through closed pairs, which packed execution leaves out"
@@ -156,7 +154,7 @@ class Script(nn.Module):
             return self.execution == "packed"
         if self.router.gradient_through_closed or compatibility_BUV.is_meta:
             return False
-        return packing_pays(compatibility_BUV, self.num_weights)
+        return packing_pays(compatibility_BUV)
 
     def _route(self, x_BVD: Tensor, signature_UT: Tensor, context: Context, told: _Told) -> Tensor:
         """Compatibilities [B, U, V], in full precision: which pairs are open must not hang on a rounding."""

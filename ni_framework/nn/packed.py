@@ -14,18 +14,16 @@ from ni_framework.nn.modlin import Modulation, modlin
 from ni_framework.nn.permuted import permuted
 from ni_framework.nn.products import scaled_product
 
-# What a row costs more when it is packed, and what an iteration costs in addition, in multiply-adds of the forward: measured on
-# two CPU cores by tests/figures/speed.py. On other devices, not measured, packing has to promise more.
-ROW_FACTOR = {"cpu": 1.25}
-OVERHEAD = {"cpu": 4e7}
+# Open fraction below which open pairs alone are faster than all: measured on two CPU cores with `ni bench` and
+# tests/figures/speed.py, for models of 64 and 192 features, 3 to 16 functions and batches of 1 to 32. Not measured elsewhere,
+# where a packed iteration has to promise more.
+BREAK_EVEN = {"cpu": 0.75}
 
 
-def packing_pays(compatibility_BUV: Tensor, num_weights: int) -> bool:
-    """Whether so few pairs are open that computing them alone is faster than computing all; about `num_weights` act on a row."""
-    device, num_pairs = compatibility_BUV.device.type, compatibility_BUV.numel()
-    num_open = int(torch.count_nonzero(compatibility_BUV))
-    packed = ROW_FACTOR.get(device, 2.5) * num_open * num_weights + OVERHEAD.get(device, 4e9)
-    return packed < num_pairs * num_weights
+def packing_pays(compatibility_BUV: Tensor) -> bool:
+    """Whether so few pairs are open that computing them alone is faster than computing all."""
+    open_fraction = int(torch.count_nonzero(compatibility_BUV)) / max(compatibility_BUV.numel(), 1)
+    return open_fraction < BREAK_EVEN.get(compatibility_BUV.device.type, 0.25)
 
 
 class PackedPairs:
