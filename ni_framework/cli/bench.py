@@ -87,7 +87,7 @@ def _measured(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ni_framework.engine.bench import MODES, measure, subjects_of
+    from ni_framework.engine.bench import MODES, WARM_UP, measure, subjects_of
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     columns = (
@@ -102,7 +102,7 @@ def _measured(
         if not console.is_terminal:
             narrate(f"{name}: measuring {', '.join(executions)}, {rounds} rounds of {batch} images")
         subjects = subjects_of(recipe, executions, batch, narrate, transformer)
-        bar.update(task, description=name, total=rounds * len(subjects) * len(MODES))
+        bar.update(task, description=name, total=(WARM_UP + rounds) * len(subjects) * len(MODES))
         for done, rows in measure(subjects, rounds):  # noqa: B007
             bar.update(task, completed=done)
     return rows

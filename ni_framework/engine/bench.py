@@ -26,6 +26,7 @@ from ni_framework.registry import recipe_in
 
 EXECUTIONS = ("dense", "packed", "compiled")
 MODES = ("training", "inference", "one image")
+WARM_UP = 3  # rounds
 MATRIX = 2048  # rows and columns of the matrices whose product is the measure of speed
 INTERPRETER, TRANSFORMER = "interpreter", "transformer"
 
@@ -140,7 +141,7 @@ class Subject:
 def subjects_of(
     recipe: Recipe, executions: Sequence[str], batch: int, told: Callable[[str], None], transformer: bool = True
 ) -> list[Subject]:
-    """The models to measure, each built and warmed up; what cannot run here is told and left out."""
+    """The models to measure, each built and run once; what cannot run here is told and left out."""
     planned = [(INTERPRETER, execution, recipe) for execution in executions]
     if transformer:
         planned.append((TRANSFORMER, "dense", transformer_of(recipe)))
@@ -150,21 +151,26 @@ def subjects_of(
             subject = Subject(model, execution, of, batch)
             for mode in MODES:
                 subject.run(mode)
-                subject.run(mode)
         except NIError as error:
             if execution == "dense":
                 raise
             told(f"{execution} is left out: {str(error).splitlines()[0]}")
         else:
-            subject.seconds = {mode: [] for mode in MODES}
             subjects.append(subject)
     return subjects
 
 
 def measure(subjects: Sequence[Subject], rounds: int) -> Iterator[tuple[int, list[Row]]]:
-    """Measures all subjects in turn, `rounds` times, with the matrix rate between; yields steps done, at last with the rows."""
+    """Measures all subjects in turn, `rounds` times, with the matrix rate between; yields steps done, at last with the rows.
+
+    Some rounds before them do not count: until memory has found its place, the system clears pages in every step.
+    """
     rates, done = [], 0
-    for _ in range(rounds):
+    for number in range(WARM_UP + rounds):
+        if number == WARM_UP:
+            rates = []
+            for subject in subjects:
+                subject.seconds = {mode: [] for mode in MODES}
         for subject in subjects:
             for mode in MODES:
                 rates.append(matrix_rate(subject.engine))
