@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ni_framework.nn.attention import key_bias, modulated_attention
-from ni_framework.nn.by_hand import by_hand
+from ni_framework.nn.by_hand import by_hand, one_by_one
 from ni_framework.nn.dense_attention import dense_attention
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.products import grouped_product
@@ -50,7 +50,11 @@ class DensePairs:
 
     def attend(self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None) -> Tensor:
         rows = (query_RHK, key_RHK, value_RHE)
-        if by_hand(*rows, self.key_bias) and all(of.shape[:3] == self.key_bias.shape for of in rows):
+        if (
+            by_hand(*rows, self.key_bias)
+            and one_by_one(value_RHE)
+            and all(of.shape[:3] == self.key_bias.shape for of in rows)
+        ):
             return dense_attention(*rows, self.key_bias, position_UHVV)
         query, key, value = (of.transpose(2, 3) for of in rows)  # [U, B, H, V, .]
         position = None if position_UHVV is None else position_UHVV.unsqueeze(1)
@@ -61,7 +65,7 @@ class DensePairs:
         return (self.compatibility * y_RD).sum(dim=0)
 
     def _product(self, x_RD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
-        if by_hand(x_RD, weight_UED):
+        if by_hand(x_RD, weight_UED) and one_by_one(x_RD):
             return grouped_product(x_RD.flatten(1, 2), weight_UED, bias_E).unflatten(1, x_RD.shape[1:3])
         if len(x_RD) == 1:  # all functions read the same: one product with their matrices side by side
             y_BVUE = F.linear(x_RD.squeeze(0), weight_UED.flatten(0, 1)).unflatten(-1, weight_UED.shape[:2])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ni_framework.nn.by_hand import HandWritten, by_hand, way_back
+from ni_framework.nn.by_hand import HandWritten, by_hand, one_by_one, way_back
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.products import Folded
@@ -28,10 +28,9 @@ class AttentionMaps:
 
     def form(self) -> None:
         """Forms what one iteration would form for all, where each has to find the same."""
-        if self.wide and by_hand(self.together.maps[0].weight_ED):
+        _ = self.together.folded_UED
+        if self.wide:
             _ = self.absorbed_UXD, self.value.folded_UED
-        else:
-            _ = self.together.folded_UED
 
     @property
     def wide(self) -> bool:
@@ -59,7 +58,7 @@ def mod_attention(z_RD: Tensor, maps: AttentionMaps, position_UHVV: Tensor | Non
 
     `position_UHVV` is added to the unscaled logits; its U may be 1. Source: Neural Interpreters, equations 3 to 5.
     """
-    if maps.wide and isinstance(pairs, DensePairs) and by_hand(z_RD, pairs.key_bias):
+    if maps.wide and isinstance(pairs, DensePairs) and by_hand(z_RD, pairs.key_bias) and one_by_one(z_RD):
         weights = (maps.absorbed_UXD, maps.value.folded_UED, maps.value.bias_E)
         scale = (maps.widths[0] // maps.heads) ** -0.5
         return _WideKeys.apply(z_RD, *weights, pairs.key_bias, position_UHVV, maps.heads, scale)  # pyright: ignore[reportReturnType]

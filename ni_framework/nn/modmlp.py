@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ni_framework.nn.by_hand import HandWritten, by_hand, way_back
+from ni_framework.nn.by_hand import HandWritten, by_hand, one_by_one, way_back
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.packed import PackedPairs
@@ -29,7 +29,7 @@ def rest_of_line(
     """
     c_R1 = pairs.compatibility
     if by_hand(x_RD, attended_RD, c_R1, norm.weight):
-        if isinstance(pairs, DensePairs):
+        if isinstance(pairs, DensePairs) and one_by_one(attended_RD):
             rows = (rows.flatten(1, 2) for rows in (x_RD, attended_RD, c_R1))
             tensors = [tensor for of in maps for tensor in (of.folded_UED, of.bias_E)]
             y_UXD = _RestOfLine.apply(*rows, None, norm.weight, norm.bias, norm.eps, *tensors)

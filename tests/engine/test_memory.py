@@ -75,13 +75,13 @@ def hooked(model: nn.Module, images: int) -> int:
 
 
 def test_the_preset_keeps_a_third_of_the_equations_as_written() -> None:
-    """Counted with hooks, in fp32, for each image: the author's model beside ours. And both ways to count agree."""
+    """Counted with hooks, in fp32, for one image more: the author's model beside ours. And both ways to count agree."""
     ours, theirs = build_model(load_recipe(PAPER)), load_author_model(PRESET, state_of(PRESET)).float()
-    per_image = [hooked(model, 3) - hooked(model, 2) for model in (ours, theirs)]
+    per_image = [hooked(model, 12) - hooked(model, 11) for model in (ours, theirs)]
     assert 20e6 < per_image[0] < 25e6
     assert per_image[0] <= 31.3e6, "a third of what the author's own code keeps, 94 MB"
     assert per_image[0] <= 0.6 * per_image[1]  # our rendering of it shares work that the author's code does not
-    assert kept(ours, 3) - kept(ours, 2) == pytest.approx(per_image[0], rel=0.02)
+    assert kept(ours, 12) - kept(ours, 11) == pytest.approx(per_image[0], rel=0.02)
 
 
 def recomputing(recipe: Recipe) -> nn.Module:
