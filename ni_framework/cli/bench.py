@@ -121,7 +121,7 @@ def _table(rows: Sequence[Any]) -> str:
                 f"{row.images_per_second:,.4g}",
                 f"{row.share_of_matrix_rate:.0%}",
                 f"{row.open_fraction:.0%}",
-                _bytes(row.saved_bytes / row.batch),
+                _bytes((row.saved_bytes or 0) / row.batch),
                 _bytes(row.peak_bytes),
             )
             for row in rows
@@ -130,7 +130,7 @@ def _table(rows: Sequence[Any]) -> str:
     )
 
 
-def _bytes(number: float) -> str:
+def _bytes(number: float | None) -> str:
     if not number:
         return "-"
     for unit in ("B", "kB", "MB"):

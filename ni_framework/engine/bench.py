@@ -16,8 +16,8 @@ from ni_framework.engine.batches import to
 from ni_framework.engine.evaluate import evaluating
 from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.memory import LiveBytes
-from ni_framework.errors import NIError, UsageError
-from ni_framework.model.compose import build_model
+from ni_framework.errors import FitError, NIError, UsageError
+from ni_framework.model.compose import build_model, too_large
 from ni_framework.model.operations import counted, operations
 from ni_framework.model.trace import trace
 from ni_framework.nn.random import keys, uniform
@@ -44,8 +44,8 @@ class Row:
     operations: int  # of an image in this mode; of all pairs, or where only open ones are computed, of these
     share_of_matrix_rate: float  # operations a second, in parts of those of one large product of matrices
     open_fraction: float  # of the pairs of function and element
-    saved_bytes: int  # kept for the way back, 0 in inference
-    peak_bytes: int  # most alive at once of what the step makes
+    saved_bytes: int | None  # kept for the way back, 0 in inference; None where a compiler hides it
+    peak_bytes: int | None  # most alive at once of what the step makes
     parameters: int
 
 
@@ -116,10 +116,10 @@ class Subject:
         with evaluating(self.engine.model), torch.inference_mode(), self.engine.autocast():
             self.engine.model(batch.inputs, key=batch.key)
 
-    def _memory(self, mode: str) -> tuple[int, int]:
-        """Bytes kept for the way back, and the most that a step holds; a compiler does not show what it holds."""
+    def _memory(self, mode: str) -> tuple[int | None, int | None]:
+        """Bytes kept for the way back, and the most that a step holds."""
         if self.execution == "compiled":
-            return 0, 0
+            return None, None
         with LiveBytes() as step:
             self._step(mode)
         if mode != "training":
@@ -151,10 +151,13 @@ def subjects_of(
             subject = Subject(model, execution, of, batch)
             for mode in MODES:
                 subject.run(mode)
-        except NIError as error:
-            if execution == "dense":
-                raise
-            told(f"{execution} is left out: {str(error).splitlines()[0]}")
+        except (NIError, RuntimeError, MemoryError) as error:
+            if too_large(error):
+                error = FitError("does not fit this machine; lower --batch")
+            if not isinstance(error, NIError) or (model, execution) == (INTERPRETER, "dense"):
+                raise error
+            left_out = execution if model == INTERPRETER else model
+            told(f"{left_out} is left out: {str(error).splitlines()[0]}")
         else:
             subjects.append(subject)
     return subjects

@@ -34,9 +34,8 @@ def _figure(name: str, key: str, measured: Mapping[str, Sequence[Row]]) -> Figur
         here = [(place, of[execution]) for place, of in zip(_places(values), rows, strict=True) if execution in of]
         style = {"color": colour, "marker": MARKS[execution], "label": execution}
         time.plot([place for place, _ in here], [row.milliseconds for _, row in here], **style)
-        if execution != "compiled":  # which does not show what it keeps
-            kept = [row.saved_bytes / row.batch / 1e6 for _, row in here]
-            memory.plot([place for place, _ in here], kept, **style)
+        kept = [(place, row.saved_bytes / row.batch / 1e6) for place, row in here if row.saved_bytes is not None]
+        memory.plot([place for place, _ in kept], [megabytes for _, megabytes in kept], **style)
     _finish(time, "training step, milliseconds", key, values)
     _finish(memory, "kept for the way back, MB an image", key, values)
     return figure

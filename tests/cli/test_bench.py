@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ni_framework.engine import bench
 from ni_framework.engine.bench import Row, transformer_of
 from ni_framework.model.operations import operations
 from ni_framework.registry import load_recipe
@@ -108,6 +109,13 @@ def test_what_cannot_be_measured(ni: Ni, small: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("CXX", raising=False)
     bare = ni("bench", "small.yaml", "--execution", "dense", "--execution", "compiled", *FAST)
     assert "compiled is left out: engine.compile: torch needs a C++ compiler" in bare.err
+
+    def too_small(*arguments: object) -> None:
+        raise MemoryError("cannot allocate")
+
+    monkeypatch.setattr(bench.Subject, "run", too_small)
+    full = ni("bench", "small.yaml", *FAST)
+    assert (full.code, full.err.splitlines()[-1]) == (7, "error: does not fit this machine; lower --batch")
     cases = {
         ("small.yaml", "--output", "a.png"): (2, "--output names the plot of a sweep; give --sweep too"),
         ("small.yaml", "--sweep", "model.functions"): (
