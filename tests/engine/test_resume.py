@@ -87,6 +87,16 @@ def test_from_every_step(whole: Path, tmp_path: Path, step: int, workers: int) -
     assert summary["metrics"]["test/accuracy"] == before[1][-1]["test/accuracy"]
 
 
+def test_recomputing_what_chose_its_layout(tmp_path: Path) -> None:
+    """`auto` counts and does not time, so it chooses again what it chose; recompute, begun on the way, changes no bit."""
+    overrides = ("model.execution=auto", "model.router.truncation=0.9", "train.steps=5", "train.log_every=1")
+    train(small_recipe(tmp_path, *overrides), tmp_path / "whole", every=1)
+    before = left_behind(tmp_path / "whole")
+    assert {line["routing/packed"] for line in before[1] if "routing/packed" in line} >= {1.0}
+    resume(tmp_path / "whole" / "checkpoints" / "step-2", ["train.recompute=iterations"], tmp_path / "run")
+    assert left_behind(tmp_path / "run") == before
+
+
 def test_five_times_in_place(whole: Path, tmp_path: Path) -> None:
     """Stopped by a signal after steps 2, 3, 6, 9 and 11."""
     recipe = small_recipe(tmp_path, *OVERRIDES)

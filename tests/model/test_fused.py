@@ -50,6 +50,14 @@ def test_a_changed_map_counts(layout: str, name: str) -> None:
 
 
 @LAYOUTS
+def test_a_changed_norm_counts(layout: str) -> None:
+    model = tiny_of(f"model.execution={layout}")
+    before = weighted_sum(model(tiny_inputs()))
+    line_of(model).mlp_norm = nn.RMSNorm(8).double()
+    assert (weighted_sum(model(tiny_inputs())) - before).abs() > 1e-6
+
+
+@LAYOUTS
 def test_hooks_are_heard(layout: str) -> None:
     """As often as there are iterations; the diagnosis of bad numbers and sharded training hang on it."""
     model = tiny_of(f"model.execution={layout}")

@@ -151,9 +151,13 @@ class LineOfCode(nn.Module):
 
     def _fuses(self) -> bool:
         """Whether what `nn` has in one piece may stand in for the modules: nobody changed them, nobody listens to them."""
-        parts = [*self.maps.values(), self.mlp_norm]
-        heard = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
-        return not heard and all(type(linear) is ModLin for linear in self.maps.values())
+        maps, norm = list(self.maps.values()), self.mlp_norm
+        known = (
+            all(type(linear) is ModLin for linear in maps) and type(norm) is nn.LayerNorm and norm.elementwise_affine
+        )
+        return known and not any(
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in [*maps, norm]
+        )
 
     def _after_attention(self, x_RD: Tensor, o_RD: Tensor, c_R1: Tensor) -> Tensor:
         match self.residual:
