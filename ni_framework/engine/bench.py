@@ -57,7 +57,6 @@ class Subject:
         compiles = execution == "compiled"
         self.recipe = _with(
             recipe,
-            f"model.execution={'dense' if compiles else execution}",
             f"engine.compile={str(compiles).lower()}",
             f"train.batch={batch}",
             "train.accumulate=1",
@@ -65,7 +64,10 @@ class Subject:
             "train.skip.spike=null",
         )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.engine = LocalEngine(build_model(self.recipe, device), self.recipe)
+        built = build_model(self.recipe, device)
+        for script in built.scripts:
+            script.set_execution("dense" if compiles else execution)
+        self.engine = LocalEngine(built, self.recipe)
         self.batches = {
             mode: to(_random(self.engine, 1 if mode == "one image" else batch), self.engine.device) for mode in MODES
         }

@@ -28,7 +28,7 @@ def operations(recipe: Recipe) -> Operations:
     """Counts them on a model without memory; work that equals for several functions counts once, as it is done once."""
     model = build_model(recipe, "meta")
     for script in model.scripts:
-        script.execution = "dense"
+        script.set_execution("dense")
     one, two = (counted(model, torch.empty(number, *model.input.shape, device="meta")) for number in (1, 2))
     return Operations(two - one, 2 * one - two)
 

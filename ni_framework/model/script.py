@@ -64,14 +64,20 @@ class Script(nn.Module):
         self.router = build("router", script.router, sizes, build)
         self.body = build("body", script.body, sizes, build)
         self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
-        self.execution = script.execution
+        self.set_execution(script.execution, script.router.use)
         self.recompute = False  # whether the way back forms each iteration again from the state before it
-        if script.execution == "packed" and self.router.gradient_through_closed:
-            message = (
-                f"router `{script.router.use}` passes gradient through closed pairs, which packed execution leaves out"
-            )
-            raise OptionError("execution", message, "use `execution: dense`")
         self.reset_parameters()
+
+    def set_execution(self, execution: str, router: str = "") -> None:
+        """Which pairs are computed from now on: "dense" all, "packed" the open ones, "auto" whichever is faster.
+
+        Raises `OptionError` for packed execution of a router whose closed pairs pass gradient.
+        """
+        if execution == "packed" and self.router.gradient_through_closed:
+            name = f"router `{router}`" if router else f"a router ({type(self.router).__name__})"
+            message = f"{name} passes gradient through closed pairs, which packed execution leaves out"
+            raise OptionError("execution", message, "use `execution: dense`")
+        self.execution = execution
 
     def reset_parameters(self) -> None:
         """Temporary elements start like CLS elements, each in a direction of its own."""

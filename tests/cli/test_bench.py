@@ -61,6 +61,14 @@ def test_it_measures_without_data(ni: Ni, small: Path) -> None:
     assert len(table) == 7
 
 
+def test_every_script_is_computed_as_the_row_says(ni: Ni, small: Path) -> None:
+    scripts = "model.scripts=[{}, {functions: 2, execution: packed}]"
+    rows = ni("bench", "small.yaml", scripts, "model.router.truncation=0.9", *BOTH, "--json", *FAST).json["rows"]
+    asked = operations(load_recipe("small.yaml", [scripts])).inference(2) // 2
+    assert rows[1]["operations"] == asked > rows[4]["operations"]
+    assert rows[0]["saved_bytes"] > rows[3]["saved_bytes"]
+
+
 @pytest.mark.parametrize("name", ["digits.yaml", "digits_multitask.yaml", "paper/digits.yaml", "vit_digits.yaml"])
 def test_the_transformer_takes_as_many_operations(name: str) -> None:
     """Within half a layer, of the same width and elements."""
