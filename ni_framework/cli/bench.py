@@ -49,14 +49,18 @@ def command(
 
     Beside it stands a transformer of equal width, elements and operations. No data is opened.
     """
-    from ni_framework.engine.bench import document, sweep_of
-    from ni_framework.engine.memory import keep_freed_memory
+    from ni_framework.engine.allocator import keep_freed_memory
     from ni_framework.registry import load_recipe
 
     if output is not None and sweep is None:
         raise UsageError("--output names the plot of a sweep; give --sweep too")
-    keep_freed_memory()
     checked = load_recipe(recipe, overrides)
+    key, values = _sweep(sweep) if sweep is not None else ("", [])
+    recipes = {value: load_recipe(recipe, [*overrides, value]) for value in values}  # all, before any is measured
+    keep_freed_memory()
+
+    from ni_framework.engine.bench import document
+
     batch = batch or min(checked.train.batch, 32)
     if sweep is None:
         rows = _measured(checked, executions or ALL, batch, rounds, checked.name)
@@ -65,10 +69,6 @@ def command(
     from ni_framework.engine.files import replace_file
     from ni_framework.engine.plot_sweep import plot_sweep
 
-    key, values = sweep_of(sweep)
-    recipes = {
-        value: load_recipe(recipe, [*overrides, value]) for value in values
-    }  # all are checked before any is measured
     measured = {
         value: _measured(of, executions or ("dense", "packed"), batch, rounds, value, transformer=False)
         for value, of in recipes.items()
@@ -78,6 +78,15 @@ def command(
     text = "\n\n".join(f"{value}\n{_table(rows)}" for value, rows in measured.items())
     rows = [row | {"sweep": value} for value, of in measured.items() for row in document(of)]
     emit({"rows": rows, "plot": str(place)}, f"{text}\n\n{place}", as_json)
+
+
+def _sweep(values: str) -> tuple[str, list[str]]:
+    """The key and the overrides in `key=1,2,4`. Raises `UsageError` for what is none."""
+    key, equals, listed = values.partition("=")
+    found = [value.strip() for value in listed.split(",")]
+    if not equals or not key or not all(found) or len(found) < 2:
+        raise UsageError(f"--sweep {values}: expected a key and values, as in model.functions=1,2,4,8,16")
+    return key, [f"{key}={value}" for value in found]
 
 
 def _measured(

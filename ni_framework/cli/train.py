@@ -41,8 +41,8 @@ def command(
 
     With --resume, a run goes on as if it had never stopped; train.steps may be raised.
     """
+    from ni_framework.engine.allocator import keep_freed_memory
     from ni_framework.engine.interrupt import exits_at_once
-    from ni_framework.engine.memory import keep_freed_memory
 
     with exits_at_once(lambda code: fail("stopped at once; nothing is lost that was saved before", code, as_json)):
         if resumed is not None:

@@ -14,9 +14,9 @@ from attrs import frozen
 from ni_framework.contracts import Batch
 from ni_framework.engine.batches import to
 from ni_framework.engine.evaluate import evaluating
+from ni_framework.engine.live_bytes import LiveBytes
 from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.memory import LiveBytes
-from ni_framework.errors import FitError, NIError, UsageError
+from ni_framework.errors import FitError, NIError
 from ni_framework.model.compose import build_model, too_large
 from ni_framework.model.operations import counted, operations
 from ni_framework.model.trace import trace
@@ -24,7 +24,6 @@ from ni_framework.nn.random import keys, uniform
 from ni_framework.recipe import Recipe, dump
 from ni_framework.registry import recipe_in
 
-EXECUTIONS = ("dense", "packed", "compiled")
 MODES = ("training", "inference", "one image")
 WARM_UP = 3  # rounds
 MATRIX = 2048  # rows and columns of the matrices whose product is the measure of speed
@@ -36,7 +35,7 @@ class Row:
     """One measurement: a model, how it was computed, and doing what."""
 
     model: str  # interpreter, transformer
-    execution: str  # of EXECUTIONS
+    execution: str  # dense, packed, compiled
     mode: str  # of MODES
     batch: int
     milliseconds: float  # median of a step
@@ -224,15 +223,6 @@ def transformer_of(recipe: Recipe) -> Recipe:
     first, second = operations(one).image, operations(two).image
     layers = 1 + round((operations(recipe).image - first) / (second - first))
     return _with(one, f"model.scripts={max(layers, 1)}")
-
-
-def sweep_of(values: str) -> tuple[str, list[str]]:
-    """The key and the overrides in `key=1,2,4`. Raises `UsageError` for what is none."""
-    key, equals, listed = values.partition("=")
-    found = [value.strip() for value in listed.split(",")]
-    if not equals or not key or not all(found) or len(found) < 2:
-        raise UsageError(f"--sweep {values}: expected a key and values, as in model.functions=1,2,4,8,16")
-    return key, [f"{key}={value}" for value in found]
 
 
 def _with(recipe: Recipe, *overrides: str) -> Recipe:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Numbers in the rows of one function from which it pays to take one function after the other: below, few operations on all at
-# once are faster than many small ones. Measured on two CPU cores with the recipes of this repository.
+# once are faster than many small ones. To measure it again, compare `ni bench` under another value.
 LARGE = 2**17
 
 

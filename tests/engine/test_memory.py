@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ni_framework import build_model, load_author_model, load_recipe
-from ni_framework.engine.memory import LiveBytes
+from ni_framework.engine.live_bytes import LiveBytes
 from ni_framework.recipe import Recipe
 from tests.parity.author_state import state_of
 from tests.parity.test_preset import PRESET
@@ -106,7 +106,7 @@ def test_recomputed_iterations_keep_one_state_each(execution: str) -> None:
 FAULTS = """
 import resource
 import torch
-from ni_framework.engine.memory import keep_freed_memory
+from ni_framework.engine.allocator import keep_freed_memory
 
 keep_freed_memory()
 keep_freed_memory()

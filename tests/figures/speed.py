@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ni_framework import build_model, load_recipe
 from ni_framework.contracts import Context, Router
+from ni_framework.engine.allocator import keep_freed_memory
 from ni_framework.engine.bench import MATRIX, transformer_of
-from ni_framework.engine.memory import keep_freed_memory
 from ni_framework.model import compose
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.operations import counted, operations

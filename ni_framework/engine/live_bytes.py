@@ -1,8 +1,7 @@
-"""Memory: how much a piece of work holds, and keeping what was freed at hand."""
+"""How many bytes a piece of work holds."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,22 +9,6 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt in glibc's malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Lets the C library keep freed memory instead of giving it back to the system, where it can.
-
-    A training step frees and takes the same large blocks again and again; each time the system would have to clear their
-    pages, which costs a step on the CPU some 5 to 10 % of its time.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, -1)
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
 
 
 class LiveBytes(TorchDispatchMode):
