@@ -50,10 +50,10 @@ their layout to `pairs`.
 Rules that hold for every component: parameters belong to modules with a `reset_parameters` (torch's own have one), which
 alone sets their initial values; no Python branch depends on the values of a tensor, because several processes must run
 the same operations; state of functions lives in tensors with a leading U; nothing is stored on `self` in `forward`.
-A `forward` of a type inference, router or body may return an `Answer` instead of its result. Its `losses` are scalars by name,
-already weighted: they are averaged over iterations, added to the training loss and logged. Its `statistics` are tensors by
-name: they are summed over iterations, accumulated parts and processes, and handed to the component's `absorb` after
-the optimizer step, the only place where a component may change its buffers.
+A `forward` of a type inference, router, body or halting may return an `Answer` instead of its result. Its `losses` are
+scalars by name, already weighted: they are averaged over iterations, added to the training loss and logged. Its `statistics`
+are tensors by name: they are summed over iterations, accumulated parts and processes, and handed to the component's `absorb`
+after the optimizer step, the only place where a component may change its buffers.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class Pairs(Protocol):
     """The pairs of function and element that are computed in one iteration, and the layout of their rows.
 
     Rows are tensors [R, ...]: one row a pair. What R stands for is the layout's affair: all pairs, or the open ones only.
-    Anything that acts on the last dimensions works on rows as it does on elements.
+    Anything that acts on the last dimensions works on rows as it does on elements; what needs to know where elements lie
+    (a convolution over their grid) goes by `place` and `take`.
     """
 
     compatibility: Tensor  # [R, 1], c_ui of each row
@@ -148,6 +149,14 @@ class Pairs(Protocol):
 
         `position_UHVV` is added to the unscaled logits; its U may be 1.
         """
+        ...
+
+    def place(self, x_RD: Tensor, /) -> Tensor:
+        """Rows [R, D] at their places, [B, U, V, D]: 0 where a pair is closed."""
+        ...
+
+    def take(self, x_BUVD: Tensor, /) -> Tensor:
+        """Rows [R, D] from what stands at their places, [B, U, V, D]."""
         ...
 
 
@@ -212,6 +221,22 @@ class Body(Component, ABC):
         """
 
 
+class Halting(Component, ABC):
+    """How many iterations each element gets. Built as `cls(config, sizes, build)`.
+
+    An element leaves the script as the mean of its states, sum_i p_i x_i, by the probabilities p_i of halting after iteration
+    i; the last iteration takes what is left. One of which nothing is left is taken by no function any more.
+    """
+
+    @abstractmethod
+    def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor | Answer:
+        """p_i [B, V] from the states after iteration i: between 0 and `left_BV`, 1 less the probabilities before it."""
+
+    @abstractmethod
+    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> Mapping[str, Tensor]:
+        """What the iterations cost: losses by name, already weighted, from the probabilities of all iterations [I, B, V]."""
+
+
 class Linear(Component, ABC):
     """A linear map inside a body, told apart by the code. Built as `cls(config, in_features, out_features, code, bias)`."""
 
@@ -246,8 +271,11 @@ class Head(Component, ABC):
         """The CLS elements [L, D] that these tasks read, and how many equal ones each of them stands for."""
 
     @abstractmethod
-    def forward(self, cls_BLD: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Logits [B, classes] of each task from the final states of its CLS elements."""
+    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Logits [B, classes] of each task from the final states: the L CLS elements in the order of `start`, then the input's.
+
+        Elements where `present_BV` is False are masked and must not be read; None: none is.
+        """
 
     @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -293,7 +321,7 @@ class Data(ABC):
 
 
 BASES: Mapping[str, type] = dict(
-    zip(KINDS, (Embedding, TypeInference, Router, Body, Linear, Input, Head, Data), strict=True)
+    zip(KINDS, (Embedding, TypeInference, Router, Body, Halting, Linear, Input, Head, Data), strict=True)
 )
 
 

@@ -25,6 +25,7 @@ KINDS = (
     "type_inference",
     "router",
     "body",
+    "halting",
     "linear",
     "input",
     "head",
@@ -49,13 +50,14 @@ def option(*, default: Any = attrs.NOTHING, help: str, **bounds: float) -> Any:
     return attrs.field(default=default, validator=_enforce, metadata={"help": help, "bounds": bounds})
 
 
-def component(kind: str, *, default: str | None = None, help: str) -> Any:
+def component(kind: str, *, default: str | None = None, optional: bool = False, help: str) -> Any:
     """A field that holds a `Choice`: another component of `kind`, chosen by name in the recipe (`{use: name, ...}`).
 
     With a default name the key may be left out. The default is a name, not a value: only the loader can turn it into a
-    `Choice`, because only it knows what is installed.
+    `Choice`, because only it knows what is installed. An optional one is annotated `Choice | None`, and None if left out.
     """
-    return attrs.field(metadata={"help": help, "bounds": {}, "kind": kind, "use": default})
+    metadata = {"help": help, "bounds": {}, "kind": kind, "use": default}
+    return attrs.field(default=None, metadata=metadata) if optional else attrs.field(metadata=metadata)
 
 
 def violation(field: attrs.Attribute[Any], value: object) -> str | None:

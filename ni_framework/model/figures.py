@@ -17,7 +17,8 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
     `routing/packed`: iterations that computed open pairs only, in parts of those that may choose (`execution: auto`).
     `routing/open`: open pairs, in parts of all. `routing/orphans`: elements that no function takes, in parts of all.
     `routing/use/script0/f0`: a function's share of its script's compatibility. `routing/state_norm/script0/iteration0`:
-    mean length of an element's state after that iteration; `routing/logit_variance`: over the batch, mean over classes.
+    mean length of an element's state after that iteration; `routing/iterations/script0`: with halting, the expected number
+    of iterations of an element; `routing/logit_variance`: over the batch, mean over classes.
     """
     figures: dict[str, float] = {}
     opened, orphans = [], []
@@ -42,6 +43,12 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
             share_U = use_U / use_U.sum().clamp_min(torch.finfo(use_U.dtype).tiny)
             for function, share in enumerate(share_U.tolist()):
                 figures[f"routing/use/script{number}/f{function}"] = share
+    for number, halt_IBV in enumerate(trace.halting):
+        if halt_IBV is not None:
+            count_I = torch.arange(1, len(halt_IBV) + 1, device=halt_IBV.device)
+            expected_BV = torch.einsum("i,ibv->bv", count_I.to(halt_IBV.dtype), halt_IBV)
+            expected = expected_BV.mean() if present_BV is None else expected_BV[present_BV].mean()
+            figures[f"routing/iterations/script{number}"] = expected.item()
     if opened:
         figures["routing/open"] = torch.stack(opened).mean().item()
         figures["routing/orphans"] = torch.stack(orphans).mean().item()

@@ -118,7 +118,7 @@ class Interpreter(nn.Module):
             for name, loss in passage.losses.items():
                 losses[name] = losses.get(name, 0) + loss
             statistics |= {f"{number}.{name}": value for name, value in passage.statistics.items()}
-        logits = self.head(x_BVD[:, : len(cls_LD)], tasks)
+        logits = self.head(x_BVD, present_BV, tasks)
         return logits if detail is None else Forward(logits, losses, statistics, passages)
 
     @torch.no_grad()

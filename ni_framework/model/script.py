@@ -21,18 +21,19 @@ from ni_framework.nn.modattention import AttentionMaps
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.packed import PackedPairs, packing_pays
 
-PARTS = ("type_inference", "router", "body")  # those that may answer with losses and statistics
+PARTS = ("type_inference", "router", "body", "halting")  # those that may answer with losses and statistics
 
 
 class Passage(NamedTuple):
     """What one forward of a script leaves, and what it did on the way if traced; temporary elements are left out."""
 
     output_BVD: Tensor
-    losses: dict[str, Tensor]  # mean over iterations
+    losses: dict[str, Tensor]  # mean over iterations; the price of halting as it is
     statistics: dict[str, Tensor]  # sums over iterations, by "<part>.<name>"
     compatibility: list[Tensor]  # [B, U, V] of each iteration
     state: list[Tensor]  # [B, V, D] after each iteration
     packed: list[bool]  # with `execution: auto`, whether each iteration computed open pairs only
+    halt_IBV: Tensor | None = None  # with halting, the probability of it after each iteration
 
 
 class Script(nn.Module):
@@ -42,6 +43,7 @@ class Script(nn.Module):
         x_i <- (1 - m_i) x_i + m_i sum_u c_ui y_ui                pooling "gating", m_i the mean of c_ui over functions
         x_i <- sum_u c_ui y_ui                                    pooling "sum", the author's code
 
+    With halting, what comes out is the mean of the states by the probabilities of halting after each (`contracts.Halting`).
     Delta and sum are equal where some function is open (up to the eps in c); where none is, delta leaves the element as it
     is and sum makes it zero for ever. Source: Neural Interpreters, section 3.2; gating: the author's code.
 
@@ -63,6 +65,7 @@ class Script(nn.Module):
         self.type_inference = build("type_inference", script.type_inference, sizes, build)
         self.router = build("router", script.router, sizes, build)
         self.body = build("body", script.body, sizes, build)
+        self.halting = None if script.halting is None else build("halting", script.halting, sizes, build)
         self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
         self.set_execution(script.execution, script.router.use)
         self.recompute = False  # whether the way back forms each iteration again from the state before it
@@ -111,7 +114,8 @@ class Script(nn.Module):
         forms = _Forms(signature_UT, prepared, present_BV, multiplicity_V, key_B)
         losses: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
-        compatibilities, states, packed = [], [], []
+        compatibilities, states, packed, halts = [], [], [], []
+        left_BV = None if self.halting is None else x_BVD.new_ones(x_BVD.shape[:2], dtype=signature_UT.dtype)
         again = self.recompute and torch.is_grad_enabled()
         if again and self.execution != "packed":  # or the first iteration would keep what the others find
             for part in tree_leaves(prepared):
@@ -119,18 +123,29 @@ class Script(nn.Module):
                     part.form()
         for iteration in range(self.iterations):
             if again:
-                done = checkpoint(self._iterate, x_BVD, forms, iteration, use_reentrant=False)
+                done = checkpoint(self._iterate, x_BVD, left_BV, forms, iteration, use_reentrant=False)
             else:
-                done = self._iterate(x_BVD, forms, iteration)
+                done = self._iterate(x_BVD, left_BV, forms, iteration)
             x_BVD = done.state_BVD
+            if left_BV is not None and done.halt_BV is not None:
+                left_BV = left_BV - done.halt_BV
+                halts.append(done.halt_BV)
             _add(losses, done.losses)
             _add(statistics, done.statistics)
+            if trace or halts:
+                states.append(x_BVD)
             if trace:
                 compatibilities.append(done.compatibility_BUV[..., lead:])
-                states.append(x_BVD[:, lead:])
                 packed += [done.packed] if self.execution == "auto" else []
         losses = {name: total / self.iterations for name, total in losses.items()}
-        return Passage(x_BVD[:, lead:], losses, statistics, compatibilities, states, packed)
+        halt_IBV = None
+        if self.halting is not None:
+            halt_IBV = torch.stack(halts)
+            _add(losses, self.halting.price(halt_IBV, present_BV))
+            x_BVD = torch.stack([halt.unsqueeze(-1) * x for halt, x in zip(halts, states, strict=True)]).sum(dim=0)
+            halt_IBV = halt_IBV[..., lead:]
+        states = [state_BVD[:, lead:] for state_BVD in states] if trace else []
+        return Passage(x_BVD[:, lead:], losses, statistics, compatibilities, states, packed, halt_IBV)
 
     def absorb(self, statistics: Mapping[str, Tensor]) -> None:
         """Hands statistics to the parts they came from; their names are those of a passage."""
@@ -143,16 +158,22 @@ class Script(nn.Module):
             if own:
                 getattr(self, part).absorb(own)
 
-    def _iterate(self, x_BVD: Tensor, forms: _Forms, iteration: int) -> _Iteration:
+    def _iterate(self, x_BVD: Tensor, left_BV: Tensor | None, forms: _Forms, iteration: int) -> _Iteration:
         """One iteration: routing, the functions, and the state that they leave. A function of its arguments alone."""
         told = _Told()
-        context = Context(iteration, forms.present_BV, KeyedNoise(forms.key_B, self.number, iteration))
+        present_BV = forms.present_BV
+        if left_BV is not None:
+            present_BV = left_BV > 0 if present_BV is None else present_BV & (left_BV > 0)
+        context = Context(iteration, present_BV, KeyedNoise(forms.key_B, self.number, iteration))
         compatibility_BUV = self._route(x_BVD, forms.signature_UT, context, told)
         packed = self._packs(compatibility_BUV)
         pairs = (PackedPairs if packed else DensePairs)(compatibility_BUV, forms.multiplicity_V)
         y_RD = told.by("body", self.body(x_BVD, forms.prepared, pairs))
         state_BVD = self._pool(x_BVD, pairs.pool(y_RD), compatibility_BUV)
-        return _Iteration(state_BVD, compatibility_BUV, told.losses, told.statistics, packed)
+        halt_BV = left_BV
+        if left_BV is not None and self.halting is not None and iteration + 1 < self.iterations:
+            halt_BV = told.by("halting", self.halting(state_BVD, left_BV, context))
+        return _Iteration(state_BVD, compatibility_BUV, halt_BV, told.losses, told.statistics, packed)
 
     def _packs(self, compatibility_BUV: Tensor) -> bool:
         """Whether this iteration computes open pairs only; with `auto`, whether so few are open that this is faster."""
@@ -199,6 +220,7 @@ class _Iteration(NamedTuple):
 
     state_BVD: Tensor
     compatibility_BUV: Tensor
+    halt_BV: Tensor | None
     losses: dict[str, Tensor]
     statistics: dict[str, Tensor]
     packed: bool

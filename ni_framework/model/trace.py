@@ -22,6 +22,7 @@ class Trace:
     packed: list[list[bool]] = attrs.field(
         factory=list
     )  # of scripts with `execution: auto`, whether only open pairs were computed
+    halting: list[Tensor | None] = attrs.field(factory=list)  # [I, B, V], probability of halting after each iteration
 
 
 def trace(model: nn.Module, inputs: Tensor, mask: Tensor | None = None, tasks: Sequence[str] | None = None) -> Trace:
@@ -38,4 +39,5 @@ def trace_of(forward: Any) -> Trace:
         outputs=[passage.output_BVD for passage in forward.passages],
         logits=forward.logits,
         packed=[passage.packed for passage in forward.passages],
+        halting=[passage.halt_IBV for passage in forward.passages],
     )

@@ -60,6 +60,12 @@ class DensePairs:
         position = None if position_UHVV is None else position_UHVV.unsqueeze(1)
         return modulated_attention(query, key, value, self.key_bias[:, :, None, None, :], position).transpose(2, 3)
 
+    def place(self, x_RD: Tensor) -> Tensor:
+        return torch.where(self.compatibility > 0, x_RD, 0).transpose(0, 1)
+
+    def take(self, x_BUVD: Tensor) -> Tensor:
+        return x_BUVD.transpose(0, 1)
+
     def pool(self, y_RD: Tensor) -> Tensor:
         """sum_u c_ui y_ui, [B, V, D]."""
         return (self.compatibility * y_RD).sum(dim=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import torch
@@ -81,6 +82,14 @@ class PackedPairs:
         attended = modulated_attention(query, key, value, bias, position).transpose(1, 2)  # [G, L, H, E]
         return attended.flatten(0, 1).index_select(0, self._place_P)
 
+    def place(self, x_RD: Tensor) -> Tensor:
+        shape = self._num_samples, self._num_functions, self._num_elements
+        placed = x_RD.new_zeros(math.prod(shape), *x_RD.shape[1:])
+        return placed.index_copy(0, self._pair_P, x_RD).unflatten(0, shape)
+
+    def take(self, x_BUVD: Tensor) -> Tensor:
+        return x_BUVD.flatten(0, 2).index_select(0, self._pair_P)
+
     def pool(self, y_RD: Tensor) -> Tensor:
         """sum_u c_ui y_ui, [B, V, D]; elements without any function get 0."""
         shape = self._num_samples, self._num_elements
@@ -99,6 +108,12 @@ class PackedPairs:
         positions = [] if position_UHVV is None else self._positions(position_UHVV)
         attended_XE = block_attention(query, key, value, bias_X, blocks, positions)
         return permuted(attended_XE, back_X, order_X).unflatten(0, (-1, heads))
+
+    @property
+    def _pair_P(self) -> Tensor:
+        """Row of [B * U * V, ...] of each pair."""
+        sample_P = self._group_P % self._num_samples
+        return (sample_P * self._num_functions + self.function_P) * self._num_elements + self._element_P
 
     @property
     def _blocks(self) -> list[Block]:

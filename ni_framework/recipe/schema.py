@@ -27,6 +27,9 @@ class Script:
     type_inference: Choice = component("type_inference", default="mlp", help="how an element's type is inferred")
     router: Choice = component("router", default="kernel", help="how types and signatures become compatibilities")
     body: Choice = component("body", default="lines_of_code", help="what a function does with the elements it takes")
+    halting: Choice | None = component(
+        "halting", optional=True, help="how many iterations each element gets; null gives all of them to all"
+    )
     temporary: int = option(default=0, help="extra learned elements that take part in the script and end with it", ge=0)
     pooling: Literal["delta", "gating", "sum"] = option(
         default="delta",

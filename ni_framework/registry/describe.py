@@ -44,7 +44,8 @@ def _describe(kind: str, name: str) -> dict[str, Any]:
 
 def _option(field: attrs.Attribute[Any]) -> dict[str, str]:
     if "kind" in field.metadata:
-        default, type_name = field.metadata["use"] or "required", field.metadata["kind"]
+        absent = "required" if field.default is attrs.NOTHING else None
+        default, type_name = field.metadata["use"] or absent, field.metadata["kind"]
     else:
         default = "required" if field.default is attrs.NOTHING else field.default
         type_name = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)

@@ -195,7 +195,7 @@ def test_unknown_component_to_describe() -> None:
     for name, said in {
         "kernle": "error: there is no component `kernle`\n  help: `ni ls` lists all",
         "ruter/kernel": "error: there is no component `ruter/kernel`\n  help: kinds are: embedding, type_inference, "
-        "router, body, linear, input, head, data",
+        "router, body, halting, linear, input, head, data",
     }.items():
         with pytest.raises(RecipeError) as caught:
             describe_component(name)

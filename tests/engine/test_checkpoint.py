@@ -61,11 +61,11 @@ DAMAGE = {
     ),
     "the recipe": (
         lambda folder: (folder / "recipe.yaml").write_text("ni: 1\n"),
-        "{folder}/recipe.yaml: is damaged (it has 6 bytes, not 1,161); use another checkpoint",
+        "{folder}/recipe.yaml: is damaged (it has 6 bytes, not 1,177); use another checkpoint",
     ),
     "a longer file": (
         lambda folder: (folder / "recipe.yaml").write_text("#" * 2000),
-        "{folder}/recipe.yaml: is longer than 1,161 bytes; use another checkpoint",
+        "{folder}/recipe.yaml: is longer than 1,177 bytes; use another checkpoint",
     ),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),

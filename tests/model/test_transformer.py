@@ -59,7 +59,7 @@ def test_vit_is_torchs_encoder() -> None:
     def theirs(images: Tensor) -> Tensor:
         cls_LD, _ = model.head.start(("digits",))
         x_BVD = torch.cat([cls_LD.expand(len(images), -1, -1), model.input(images, None)], dim=1)
-        return model.head(encoder(x_BVD)[:, :1], ("digits",))["digits"]
+        return model.head(encoder(x_BVD), None, ("digits",))["digits"]
 
     found, expected = (
         (logits, torch.autograd.grad(logits.square().sum(), seen)[0])

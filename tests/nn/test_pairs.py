@@ -159,3 +159,22 @@ def test_pool(layout: AnyPairs) -> None:
 def test_packed_rows_are_the_open_pairs_only() -> None:
     c_BUV = compatibilities()
     assert len(PackedPairs(c_BUV).share(randn(B, V, D, seed=2))) == len(spots(c_BUV)) < B * U * V
+
+
+@LAYOUTS
+def test_place_and_take(layout: AnyPairs) -> None:
+    """Rows lie where their pairs are, and come back from there; closed places are 0, whatever a dense row holds there."""
+    c_BUV, x_BVD, value_UD = compatibilities(), randn(B, V, D, seed=2), randn(U, D, seed=3)
+    pairs = layout(c_BUV)
+    placed_BUVD = pairs.place(rows_of(pairs, x_BVD, value_UD))
+    expected_BUVD = (x_BVD[:, None] + value_UD[None, :, None]) * (c_BUV > 0).unsqueeze(-1)
+    torch.testing.assert_close(placed_BUVD, expected_BUVD, rtol=0, atol=0)
+    other_BUVD = randn(B, U, V, E, seed=4)
+    for row, (b, u, i) in zip(read(pairs.take(other_BUVD), c_BUV, layout), spots(c_BUV), strict=True):
+        torch.testing.assert_close(row, other_BUVD[b, u, i], rtol=0, atol=0)
+
+
+def test_place_drops_what_is_no_number_in_closed_rows() -> None:
+    c_BUV = compatibilities()
+    rows_RD = torch.where(c_BUV.transpose(0, 1).unsqueeze(-1) > 0, 1.0, torch.nan)
+    assert DensePairs(c_BUV).place(rows_RD).isfinite().all()

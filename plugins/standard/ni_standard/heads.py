@@ -14,7 +14,7 @@ from ni_framework.options import config, option
 
 
 class Classify(Head):
-    """LayerNorm and a linear map on the final state of a CLS element: [B, L, D] -> {task: [B, classes]}.
+    """LayerNorm and a linear map on the final state of a CLS element: [B, V, D] -> {task: [B, classes]}.
 
     Each task has its own CLS element and its own map, or shares one with all. Equal CLS elements stay equal, so a shared
     one is computed once and counts as many. Source: Neural Interpreters, section 3.1, and the author's code.
@@ -52,11 +52,11 @@ class Classify(Head):
             return self.cls, len(tasks)
         return self.cls[[self.tasks.index(task) for task in tasks]], 1
 
-    def forward(self, cls_BLD: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor]:
         logits = {}
         for place, task in enumerate(tasks):
             linear = self.maps[0 if self.config.shared_head else self.tasks.index(task)]
-            logits[task] = linear(cls_BLD[:, 0 if self.config.shared_cls else place])
+            logits[task] = linear(x_BVD[:, 0 if self.config.shared_cls else place])
         return logits
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
