@@ -40,23 +40,27 @@ _BOUNDS = {
 }
 
 
-def option(*, default: Any = attrs.NOTHING, help: str, **bounds: float) -> Any:
+def option(*, default: Any = attrs.NOTHING, example: Any = None, help: str, **bounds: float) -> Any:
     """A field of a config, with its help text and its bounds (`ge`, `gt`, `le`, `lt`, which hold for each number in it).
 
+    One without a default needs an `example`, as YAML would give it: checks of conformance build the component with it.
     Raises `TypeError` for an unknown bound: a misspelt one would otherwise never be enforced.
     """
     if unknown := bounds.keys() - _BOUNDS.keys():
         raise TypeError(f"unknown bound {sorted(unknown)}; known are {sorted(_BOUNDS)}")
-    return attrs.field(default=default, validator=_enforce, metadata={"help": help, "bounds": bounds})
+    return attrs.field(
+        default=default, validator=_enforce, metadata={"help": help, "bounds": bounds, "example": example}
+    )
 
 
-def component(kind: str, *, default: str | None = None, optional: bool = False, help: str) -> Any:
+def component(kind: str, *, default: str | None = None, optional: bool = False, example: Any = None, help: str) -> Any:
     """A field that holds a `Choice`: another component of `kind`, chosen by name in the recipe (`{use: name, ...}`).
 
     With a default name the key may be left out. The default is a name, not a value: only the loader can turn it into a
     `Choice`, because only it knows what is installed. An optional one is annotated `Choice | None`, and None if left out.
+    One that is neither needs an `example`, as `option` does.
     """
-    metadata = {"help": help, "bounds": {}, "kind": kind, "use": default}
+    metadata = {"help": help, "bounds": {}, "kind": kind, "use": default, "example": example}
     return attrs.field(default=None, metadata=metadata) if optional else attrs.field(metadata=metadata)
 
 

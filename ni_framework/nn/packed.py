@@ -71,7 +71,8 @@ class PackedPairs:
         return torch.empty_like(product).index_copy(0, torch.cat(row_F), product)
 
     def attend(self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None) -> Tensor:
-        if by_hand(query_RHK, key_RHK, value_RHE, self._bias_P):
+        # Without any open pair the plain way: there, positions take part and get a gradient, which is zero.
+        if self._longest and by_hand(query_RHK, key_RHK, value_RHE, self._bias_P):
             return self._attend_exactly(query_RHK, key_RHK, value_RHE, position_UHVV)
         query, key, value = (self._padded(rows).transpose(1, 2) for rows in (query_RHK, key_RHK, value_RHE))
         bias = self._padded(self._bias_P, CLOSED)[:, None, None, :]

@@ -3,9 +3,9 @@
 Read `schema.py` for what a recipe holds and `load.py` for how one is read.
 """
 
-from ni_framework.recipe.dump import dump, plain_values
+from ni_framework.recipe.dump import dump, dump_values, plain_values
 from ni_framework.recipe.fields import Resolve
-from ni_framework.recipe.load import load, loads
+from ni_framework.recipe.load import load, load_options, loads
 from ni_framework.recipe.schema import FORMAT, Engine, Model, Optimizer, Recipe, Schedule, Script, Train
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "Script",
     "Train",
     "dump",
+    "dump_values",
     "load",
+    "load_options",
     "loads",
     "plain_values",
 ]

@@ -23,9 +23,14 @@ _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*")  # text that needs no quote
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, from which the same recipe is read again."""
+    return dump_values(plain_values(recipe))
+
+
+def dump_values(values: dict[str, Any]) -> str:
+    """A mapping of plain values as YAML."""
     lines: list[str] = []
-    _write(plain_values(recipe), "", lines)
-    return "\n".join(lines) + "\n"
+    _write(values, "", lines)
+    return "\n".join(lines or ["{}"]) + "\n"
 
 
 def plain_values(value: Any) -> Any:

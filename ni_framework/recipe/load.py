@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import PurePath
+from typing import Any
 
 import attrs
 
@@ -45,6 +46,15 @@ def loads(text: str, overrides: Sequence[str] = (), *, resolve: Resolve, name: s
     if extends := tree.entries.get("extends"):
         raise RecipeError([Problem("extends: needs a file, and this recipe is a text", extends.mark)])
     return _finish(tree, overrides, problems, budget, resolve, _name(name))
+
+
+def load_options(cls: type, text: str, *, resolve: Resolve) -> Any:
+    """An instance of a component's `Config` from the YAML of its options, checked as a recipe's are."""
+    problems, budget = Problems(), Budget()
+    tree = read_tree(from_text("options", text), problems, budget)
+    options = Structure(resolve, problems).config(cls, tree, "")
+    problems.stop_if_any()
+    return options
 
 
 def _finish(

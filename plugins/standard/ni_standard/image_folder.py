@@ -24,8 +24,8 @@ class ImageFolder(ImageData):
 
     @config
     class Config(ImageOptions):
-        root: str = option(help="folder with the folders train and test")
-        classes: int = option(ge=2, help="number of classes, that is of folders in train")
+        root: str = option(example="photos", help="folder with the folders train and test")
+        classes: int = option(example=3, ge=2, help="number of classes, that is of folders in train")
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__(config, build)

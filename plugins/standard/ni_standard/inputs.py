@@ -22,8 +22,8 @@ class Patches(Input):
 
     @config
     class Config:
-        image: tuple[int, int, int] = option(ge=1, help="shape of an image: channels, rows, columns")
-        patch: int = option(ge=1, help="rows and columns of a patch, in pixels")
+        image: tuple[int, int, int] = option(example=[2, 6, 4], ge=1, help="shape of an image: channels, rows, columns")
+        patch: int = option(example=2, ge=1, help="rows and columns of a patch, in pixels")
         positions: Literal["none", "absolute"] = option(
             default="none", help="absolute adds a learned vector for each place"
         )
@@ -68,8 +68,8 @@ class Entities(Input):
 
     @config
     class Config:
-        entities: int = option(ge=1, help="number of entities, N")
-        features: int = option(ge=1, help="numbers that describe an entity")
+        entities: int = option(example=6, ge=1, help="number of entities, N")
+        features: int = option(example=4, ge=1, help="numbers that describe an entity")
         positions: Literal["none", "absolute"] = option(
             default="none", help="absolute adds a learned vector for each place in the list; none treats it as a set"
         )

@@ -22,7 +22,9 @@ class Multitask(Data):
 
     @config
     class Config:
-        tasks: dict[str, Choice] = component("data", help="a data set for each task, by the task's name")
+        tasks: dict[str, Choice] = component(
+            "data", example={"a": "digits", "b": "digits"}, help="a data set for each task, by the task's name"
+        )
 
     def __init__(self, config: Config, build: Build) -> None:
         self.parts: dict[str, Data] = {name: build("data", choice, build) for name, choice in config.tasks.items()}

@@ -25,8 +25,8 @@ class Npz(ImageData):
 
     @config
     class Config(ImageOptions):
-        file: str = option(help="path of the .npz file")
-        classes: int = option(ge=2, help="number of classes")
+        file: str = option(example="images.npz", help="path of the .npz file")
+        classes: int = option(example=3, ge=2, help="number of classes")
         images: str = option(default="x_{part}", help="name of an array of images")
         labels: str = option(default="y_{part}", help="name of an array of labels")
 

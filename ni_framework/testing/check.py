@@ -1,0 +1,106 @@
+"""A check: a named property of a component, why it matters, and what usually mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from attrs import field, frozen
+
+from ni_framework.errors import NIError
+from ni_framework.options import KINDS
+
+if TYPE_CHECKING:
+    from ni_framework.testing.case import Case
+
+PARTS = (
+    "embedding",
+    "type_inference",
+    "router",
+    "body",
+    "halting",
+    "linear",
+    "input",
+    "head",
+)  # those that are modules
+
+
+class Failure(AssertionError):
+    """A component that has not the property that a check looks for; its text is meant to be read as it stands."""
+
+    is_conformance_failure = True  # by which `pytest_plugin` knows it without importing this
+
+
+class Excused(Exception):
+    """A check that says nothing about this component, and why."""
+
+
+@frozen
+class Outcome:
+    """What a check found."""
+
+    check: Check
+    verdict: Literal["passed", "failed", "excused"]
+    message: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is wrong, why it matters, and what to do."""
+        return f"{self.check.name}: {self.message}\n  why: {self.check.why}\n  fix: {self.check.fix}"
+
+
+@frozen
+class Check:
+    """One property, tried on a case by calling `look`, which raises `Failure` or `Excused`."""
+
+    name: str
+    kinds: tuple[str, ...]
+    why: str
+    fix: str
+    look: Callable[[Case], None] = field(repr=False)
+
+    def run(self, case: Case) -> Outcome:
+        """Tries it; whatever the component raises is a failure of the check."""
+        try:
+            self.look(case)
+        except Excused as reason:
+            return Outcome(self, "excused", str(reason))
+        except (Failure, NIError) as fault:
+            return Outcome(self, "failed", str(fault))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as fault:  # a stranger's code may even exit
+            return Outcome(self, "failed", f"raises {type(fault).__name__}: {str(fault).strip() or 'without a word'}")
+        return Outcome(self, "passed")
+
+    def test(self, case: Case) -> None:
+        """Tries it in pytest: raises `Failure`, and skips where it is excused."""
+        import pytest
+
+        outcome = self.run(case)
+        if outcome.verdict == "excused":
+            pytest.skip(outcome.message)
+        if outcome.verdict == "failed":
+            raise Failure(outcome.text)
+
+
+CHECKS: dict[str, Check] = {}
+"""All checks by name, in the order in which they run."""
+
+
+def check(*kinds: str, why: str, fix: str) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+    """Registers a function as a check of these kinds (none: of all), under the function's name."""
+
+    def register(look: Callable[[Case], None]) -> Callable[[Case], None]:
+        name = look.__name__.rstrip("_")
+        CHECKS[name] = Check(name, kinds or KINDS, why, fix, look)
+        return look
+
+    return register
+
+
+def checks_of(kind: str) -> Mapping[str, Check]:
+    """The checks of a kind by name."""
+    from ni_framework.testing import checks  # noqa: F401  fills the table
+
+    return {name: check for name, check in CHECKS.items() if kind in check.kinds}

@@ -1,0 +1,91 @@
+"""Where gradients go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ni_framework.nn.dense import DensePairs
+from ni_framework.nn.packed import PackedPairs
+from ni_framework.testing.case import Case
+from ni_framework.testing.check import PARTS, Excused, Failure, check
+from ni_framework.testing.trial import Trial, call, gradients, trial, weighted
+
+
+@check(
+    *PARTS,
+    why="a parameter without gradient never learns, and a code without one makes all functions alike",
+    fix="use every parameter in forward or leave it out, and let nothing detach what should learn",
+)
+def gradient(case: Case) -> None:
+    """Every parameter, and the code where there is one, gets a gradient that is not zero."""
+    module, of = case.built().train(), trial(case).with_gradients()
+    found = gradients(module, of, _total(case, module, of))
+    if case.kind == "linear" and module.prepare(of.inputs["code"]) is None:
+        del found["input code"]  # a map that is the same for all functions
+    wanted = [name for name in found if not name.startswith("input ") or name == "input code"]
+    if not wanted:
+        raise Excused("it has no parameters")
+    for name in wanted:
+        value = found[name]
+        what = f"the {name.removeprefix('input ')}" if name == "input code" else f"its parameter {name}"
+        if value is None:
+            raise Failure(f"{what} gets no gradient")
+        if not value.isfinite().all():
+            raise Failure(f"{what} gets a gradient that is not finite")
+        if not value.any():
+            raise Failure(f"{what} gets a gradient of zero everywhere")
+
+
+@check(
+    *PARTS,
+    why="a function that takes no element in a process must still take part there: where one process has no gradient for a "
+    "weight, sharded training hangs or goes wrong without a word",
+    fix="let every path run on tensors without rows too, instead of returning early",
+)
+def closed(case: Case) -> None:
+    """With no samples, and with no pair open, results are empty or zero, and gradients zero, not None."""
+    module = case.built().train()
+    cases = {"no samples": trial(case).indexed("B", torch.arange(0))} if case.kind != "embedding" else {}
+    if case.kind in ("body", "linear"):
+        of = trial(case)
+        nothing = of.with_inputs(compatibility=torch.zeros_like(of.inputs["compatibility"]))
+        cases |= {
+            f"no pair open, {name}": attrs.evolve(nothing, layout=layout)
+            for name, layout in {"dense": DensePairs, "packed": PackedPairs}.items()
+        }
+    if not cases:
+        raise Excused("it takes no elements")
+    for when, of in cases.items():
+        _nothing(case, module, of.with_gradients(), when)
+
+
+def _nothing(case: Case, module: Any, of: Trial, when: str) -> None:
+    told = call(module, of)
+    for name, value in told.results.items():
+        if value.any():
+            raise Failure(f"its {name} is not zero with {when}")
+    for name, loss in told.losses.items():
+        if not loss.isfinite():
+            raise Failure(f"its loss `{name}` is {loss.item()} with {when}")
+    total = torch.stack([weighted(told), *(loss.to(torch.float64) for loss in told.losses.values())]).sum()
+    for name, value in gradients(module, of, total).items():
+        if name.startswith("input "):
+            continue
+        if value is None:
+            raise Failure(f"its parameter {name} gets no gradient (None) with {when}")
+        if value.any():
+            raise Failure(f"its parameter {name} gets a gradient that is not zero with {when}")
+
+
+def _total(case: Case, module: Any, of: Trial) -> Tensor:
+    """What is differentiated: results, and the price of halting."""
+    told = call(module, of)
+    losses = dict(told.losses)
+    if case.kind == "halting":
+        halt_BV = told.results["halt"]
+        losses |= module.price(torch.stack([halt_BV, of.inputs["left"] - halt_BV]), None)
+    return torch.stack([weighted(told), *losses.values()]).sum()

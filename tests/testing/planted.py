@@ -1,0 +1,481 @@
+"""Components with one fault each: by the check that must find it, and what is said."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ni_framework.contracts import (
+    Answer,
+    Batch,
+    Body,
+    Context,
+    Data,
+    Halting,
+    Head,
+    Input,
+    Pairs,
+    Router,
+    TypeInference,
+)
+from ni_framework.options import config, option
+
+PLANTED: list[tuple[str, type, str]] = []
+
+
+def planted(check: str, said: str) -> Any:
+    """Registers a class as one that a check must refuse with these words in its message."""
+
+    def register(cls: type) -> type:
+        if cls.__doc__ is None and check != "documented":
+            cls.__doc__ = "A component with a fault."
+        PLANTED.append((check, cls, said))
+        return cls
+
+    return register
+
+
+class Types(TypeInference):
+    """A linear map: what is without a fault."""
+
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__()
+        self.linear = nn.Linear(sizes.width, sizes.type)
+
+    def forward(self, x_BVD: Tensor) -> Any:
+        return self.linear(x_BVD)
+
+
+class Steps(Body):
+    """Adds what the code says to every element: what is without a fault."""
+
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__()
+        self.linear = nn.Linear(sizes.code, sizes.width)
+
+    def prepare(self, code_UC: Tensor, num_elements: int) -> Any:
+        return self.linear(code_UC)
+
+    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Any:
+        return pairs.share(x_BVD) + pairs.spread(prepared)
+
+
+class Shares(Router):
+    """A softmax over functions: what is without a fault."""
+
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.scale)
+
+    def logits(self, type_BVT: Tensor, signature_UT: Tensor) -> Tensor:
+        return self.scale * torch.einsum("ut,bvt->buv", signature_UT, type_BVT)
+
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Any:
+        return torch.softmax(self.logits(type_BVT, signature_UT), dim=1)
+
+
+class Pieces(Input):
+    """Numbers one by one: what is without a fault."""
+
+    def __init__(self, config: Any, width: int) -> None:
+        super().__init__()
+        self.shape, self.num_elements, self.grid = (6,), 6, (3, 2)
+        self.linear = nn.Linear(1, width)
+
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
+        inputs = inputs if mask_BN is None else torch.where(mask_BN, inputs, 0)
+        return self.linear(inputs.unsqueeze(-1))
+
+
+class Answers(Head):
+    """A linear map for each task: what is without a fault."""
+
+    def __init__(self, config: Any, width: int, tasks: Any) -> None:
+        super().__init__()
+        self.names = list(tasks)
+        self.cls = nn.Parameter(torch.empty(len(tasks), width))
+        self.maps = nn.ModuleDict({task: nn.Linear(width, classes) for task, classes in tasks.items()})
+
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.cls)
+
+    def start(self, tasks: Any) -> tuple[Tensor, int]:
+        return self.cls[[self.names.index(task) for task in tasks]], 1
+
+    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Any) -> dict[str, Tensor]:
+        return {task: self.maps[task](x_BVD[:, place]) for place, task in enumerate(tasks)}
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, reduction="none")
+
+    def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.loss(logits, target)}
+
+
+class Halves(Halting):
+    """Halves of what is left, moved a little by the state: what is without a fault."""
+
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__()
+        self.linear = nn.Linear(sizes.width, 1)
+
+    def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor:
+        return left_BV * torch.sigmoid(self.linear(x_BVD)).squeeze(-1)
+
+    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
+        late_BV = (torch.arange(len(halt_IBV))[:, None, None] * halt_IBV).sum(dim=0)
+        present_BV = torch.ones_like(late_BV, dtype=torch.bool) if present_BV is None else present_BV
+        return {"late": torch.where(present_BV, late_BV, 0).sum() / present_BV.sum().clamp_min(1)}
+
+
+class _Split:
+    def __len__(self) -> int:
+        return 40
+
+    def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+        return Batch(index_B[:, None].float().expand(-1, 4), {"a": index_B % 3})
+
+
+class Numbers(Data):
+    """Numbers in order: what is without a fault."""
+
+    split: Any = _Split
+
+    def __init__(self, config: Any, build: Any) -> None:
+        self.shape, self.tasks = (4,), {"a": 3}
+
+    def open(self) -> Any:
+        return {"train": self.split(), "test": self.split()}
+
+
+SOUND = (Types, Steps, Shares, Pieces, Answers, Halves, Numbers)
+
+
+@planted("documented", "has no docstring")
+class Silent(TypeInference):
+    __init__ = Types.__init__
+    forward = Types.forward
+
+
+Silent.__doc__ = ""
+
+
+@planted("documented", "its option `size` has no help text")
+class SilentOption(Types):
+    """Has an option that nobody explains."""
+
+    @config
+    class Config:
+        size: int = option(default=1, help=" ")
+
+
+@planted("yaml", "when written as YAML and read again")
+class Converting(Types):
+    @config
+    class Config:
+        size: int = option(default=1, help="is doubled")
+
+        def __attrs_post_init__(self) -> None:
+            object.__setattr__(self, "size", 2 * self.size)
+
+
+@planted("yaml", "the option `size` has neither a default nor an example")
+class NoExample(Types):
+    @config
+    class Config:
+        size: int = option(help="must be given")
+
+
+@planted("meta", "offset is on cpu although the component was built on the meta device")
+class Placed(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.register_buffer("offset", torch.zeros(3, device="cpu"))
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+@planted("meta", "offset is not set by reset_parameters")
+class Unset(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.offset = nn.Parameter(torch.empty(sizes.type))
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+@planted("meta", "owns parameters or buffers but has no reset_parameters()")
+class NoReset(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.offset = nn.Parameter(torch.zeros(sizes.type))
+
+
+@planted("seeded", "offset begins with other values although the seed is the same")
+class Moody(Unset):
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.offset, random.random())
+
+
+@planted("state_dict", "after its state_dict was loaded into another instance")
+class Forgetful(Types):
+    offset: Tensor
+
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.register_buffer("offset", torch.empty(sizes.type), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.offset)
+
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD) + self.offset
+
+
+@planted("repeatable", "its forward draws from torch's global generator")
+class Drawing(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD) * (torch.rand(()).to(x_BVD) if self.training else 1)
+
+
+@planted("stateless", "its forward stores something on self.last")
+class Keeping(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        self.last = x_BVD
+        return super().forward(x_BVD)
+
+
+@planted("stateless", "its forward changes offset")
+class Counting(Forgetful):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        self.offset += 1
+        return super().forward(x_BVD)
+
+
+@planted("told", "its loss `far` is no finite scalar")
+class Lossy(Types):
+    def forward(self, x_BVD: Tensor) -> Answer:
+        return Answer(super().forward(x_BVD), {"far": x_BVD.square().mean(dim=(1, 2))})
+
+
+@planted("told", "its statistic `size` of a batch is not the sum of those of its halves")
+class Averaging(Types):
+    def forward(self, x_BVD: Tensor) -> Answer:
+        return Answer(super().forward(x_BVD), statistics={"size": x_BVD.square().mean()})
+
+
+@planted("told", "its absorb changes the parameter linear.weight")
+class Absorbing(Types):
+    def forward(self, x_BVD: Tensor) -> Answer:
+        return Answer(super().forward(x_BVD), statistics={"size": x_BVD.square().sum()})
+
+    def absorb(self, statistics: Any) -> None:
+        self.linear.weight.mul_(2)
+
+
+@planted("shapes", "its type is [3, 8], not BVT [3, 7, 8]")
+class Pooling(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD).mean(dim=1)
+
+
+@planted("shapes", "its type is torch.float32")
+class Single(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD).float()
+
+
+@planted("batch", "when sample 0 is asked about alone")
+class Normalising(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD - x_BVD.mean(dim=0))
+
+
+@planted("elements", "when the elements come in another order")
+class Numbering(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD) * torch.arange(1, x_BVD.shape[1] + 1).to(x_BVD)[:, None]
+
+
+@planted("functions", "when the functions come in another order")
+class Favouring(Steps):
+    def prepare(self, code_UC: Tensor, num_elements: int) -> Tensor:
+        return self.linear(code_UC) * torch.arange(1, len(code_UC) + 1).to(code_UC)[:, None]
+
+
+@planted("masked", "its compatibility BUV changes by up to")
+class Competing(Shares):
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
+        logit_BUV = self.logits(type_BVT, signature_UT)
+        return torch.softmax(logit_BUV, dim=1) * torch.softmax(logit_BUV, dim=2)
+
+
+@planted("masked", "when elements change that function 0 does not take")
+class Looking(Steps):
+    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor:
+        return super().forward(x_BVD, prepared, pairs) + pairs.share(x_BVD.mean(dim=1, keepdim=True).expand_as(x_BVD))
+
+
+@planted("masked", "its shape B changes by up to nan when masked elements change")
+class Averages(Answers):
+    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Any) -> dict[str, Tensor]:
+        return {task: self.maps[task](x_BVD.mean(dim=1)) for task in tasks}
+
+
+@planted("masked", "the gradient of linear.weight is NaN when inputs of masked elements are")
+class Late(Pieces):
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
+        x_BND = self.linear(inputs.unsqueeze(-1))
+        return x_BND if mask_BN is None else torch.where(mask_BN.unsqueeze(-1), x_BND, 0)
+
+
+@planted("masked", "its price `late` changes when masked elements halt at other times")
+class Pricing(Halves):
+    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
+        return super().price(halt_IBV, None)
+
+
+@planted("gradient", "its parameter spare.weight gets no gradient")
+class Idle(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.spare = nn.Linear(2, 2)
+
+
+@planted("gradient", "the code gets no gradient")
+class Deaf(Steps):
+    def prepare(self, code_UC: Tensor, num_elements: int) -> Tensor:
+        return self.linear(code_UC.detach())
+
+
+@planted("closed", "its parameter linear.weight gets no gradient (None) with no pair open, packed")
+class Returning(Steps):
+    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor:
+        if not len(pairs.compatibility):
+            return pairs.share(x_BVD)
+        return super().forward(x_BVD, prepared, pairs)
+
+
+@planted("layouts", "its outcome differs by up to")
+class Mixing(Steps):
+    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor:
+        rows = super().forward(x_BVD, prepared, pairs)
+        return rows + 0.1 * rows.ndim
+
+
+@planted("layouts", "it tells other losses in the packed layout")
+class Telling(Steps):
+    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Any:
+        rows = super().forward(x_BVD, prepared, pairs)
+        return Answer(rows, {f"of_{rows.ndim}": rows.square().mean()})
+
+
+@planted("layouts", "the gradient of scale, with closed pairs and without, differs by up to")
+class Secret(Shares):
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
+        soft_BUV = super().forward(type_BVT, signature_UT, context)
+        hard_BUV = torch.where(soft_BUV > 0.2, soft_BUV, 0)
+        return soft_BUV + (hard_BUV - soft_BUV).detach()
+
+
+@planted("bf16", "its type is not finite")
+class Overflowing(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD) * 1e30 * 1e30 / 1e30 / 1e30
+
+
+@planted("fake_tensor", "raises DataDependentOutputException")
+class Branching(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        return super().forward(x_BVD) if x_BVD.sum() < 1e9 else x_BVD.new_zeros(())
+
+
+@planted("compile", "torch.compile cannot take it whole")
+class Breaking(Types):
+    def forward(self, x_BVD: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return super().forward(x_BVD)
+
+
+@planted("compatibilities", "its compatibilities go from -")
+class Negative(Shares):
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
+        return self.logits(type_BVT, signature_UT)
+
+
+@planted("compatibilities", "and it is `normalised`")
+class Double(Shares):
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
+        return 2 * super().forward(type_BVT, signature_UT, context)
+
+
+@planted("halts", "its probabilities do not lie between 0 and what is left")
+class Greedy(Halves):
+    def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor:
+        return 0.5 + left_BV + 0 * super().forward(x_BVD, left_BV, context)
+
+
+@planted("halts", "its price `late` is no finite scalar")
+class Free(Halves):
+    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
+        return {"late": halt_IBV.sum(dim=0)}
+
+
+@planted("announced", "its grid (3, 3) does not hold its 6 elements")
+class Gridded(Pieces):
+    def __init__(self, config: Any, width: int) -> None:
+        super().__init__(config, width)
+        self.grid = 3, 3
+
+
+@planted("tasks", "it answers ['shape', 'colour']")
+class All(Answers):
+    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Any) -> dict[str, Tensor]:
+        return {task: linear(x_BVD[:, 0]) for task, linear in self.maps.items()}
+
+
+@planted("tasks", "its loss of a batch of 3 is []")
+class Mean(Answers):
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target)
+
+
+@planted("unopened", "although only its shape and its tasks are asked for")
+class Eager(Numbers):
+    def __init__(self, config: Any, build: Any) -> None:
+        with open("numbers.txt") as file:
+            self.shape = (len(file.read()),)
+
+
+@planted("samples", "a batch of train draws from torch's global generator")
+class Shaken(Numbers):
+    class split(_Split):  # noqa: N801
+        def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+            return Batch(torch.rand(len(index_B), 4), {"a": index_B % 3})
+
+
+@planted("samples", "a sample of train depends on which others are in its batch")
+class Together(Numbers):
+    class split(_Split):  # noqa: N801
+        def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+            return Batch(index_B[:, None].float().expand(-1, 4) - index_B[0], {"a": index_B % 3})
+
+
+@planted("samples", "targets of train, a, go from 3 to 3, and it has 3 classes")
+class Beyond(Numbers):
+    class split(_Split):  # noqa: N801
+        def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+            return Batch(index_B[:, None].float().expand(-1, 4), {"a": torch.full_like(index_B, 3)})
