@@ -36,7 +36,7 @@ def read_choice(structure: Structure, field: Field, node: MappingNode, path: str
     try:
         config = structure.resolve(kind, name)
     except (RecipeError, PluginError) as error:
-        add = structure.problems.add if isinstance(error, RecipeError) else structure.problems.add_plugin
+        add = structure.problems.add_unknown if isinstance(error, RecipeError) else structure.problems.add_plugin
         for problem in error.problems:
             add(path, problem.message, problem.mark or mark, problem.hint, absent=node.get("use") is None)
         return BROKEN

@@ -9,10 +9,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
+from ni_framework.errors import Problem
 from ni_framework.options import Choice
 
 Resolve = Callable[[str, str], type]
 """From a kind and a name to the component's `Config` class; raises `RecipeError` or `PluginError` if it cannot."""
+
+Unmet = Callable[[str], Problem | None]
+"""From an entry of `requires` to what keeps it from being met; raises `RecipeError` for what is no requirement."""
 
 
 @attrs.frozen

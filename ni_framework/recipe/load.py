@@ -11,7 +11,7 @@ import attrs
 
 from ni_framework.errors import Mark, Problem, RecipeError
 from ni_framework.recipe.extends import read_files, read_tree
-from ni_framework.recipe.fields import Resolve
+from ni_framework.recipe.fields import Resolve, Unmet, fields_of
 from ni_framework.recipe.merge import merge
 from ni_framework.recipe.node import MappingNode
 from ni_framework.recipe.outline import Outline
@@ -25,10 +25,16 @@ from ni_framework.recipe.structure import Structure
 from ni_framework.recipe.words import printable
 
 
-def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, resolve: Resolve) -> Recipe:
+def _met(_: str) -> None:
+    """Nothing is looked for."""
+
+
+def load(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, resolve: Resolve, unmet: Unmet = _met
+) -> Recipe:
     """The recipe in a file, with everything it extends below it and the overrides above it, checked and complete.
 
-    `resolve` gives the `Config` class of the component of a kind with a name. Raises `RecipeError` with every problem
+    `resolve` gives the `Config` class of the component of a kind with a name, `unmet` looks for what it requires. Raises `RecipeError` with every problem
     there is, or `PluginError` where the recipe is in order and a plugin that it needs is not.
     """
     path = os.fspath(path)
@@ -36,16 +42,18 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, resolve
         raise RecipeError([Problem("is not the path of a file", Mark(printable(path), 1, 1, "", numbered=False))])
     problems, budget = Problems(), Budget()
     tree = read_files(path, problems, budget, Outline(Recipe, None, resolve))
-    return _finish(tree, overrides, problems, budget, resolve, _name(path))
+    return _finish(tree, overrides, problems, budget, resolve, unmet, _name(path))
 
 
-def loads(text: str, overrides: Sequence[str] = (), *, resolve: Resolve, name: str = "recipe") -> Recipe:
+def loads(
+    text: str, overrides: Sequence[str] = (), *, resolve: Resolve, unmet: Unmet = _met, name: str = "recipe"
+) -> Recipe:
     """The recipe in a text, which extends nothing; otherwise like `load`. `name` stands in messages for the file's."""
     problems, budget = Problems(), Budget()
     tree = read_tree(from_text(name, text), problems, budget)
     if extends := tree.entries.get("extends"):
         raise RecipeError([Problem("extends: needs a file, and this recipe is a text", extends.mark)])
-    return _finish(tree, overrides, problems, budget, resolve, _name(name))
+    return _finish(tree, overrides, problems, budget, resolve, unmet, _name(name))
 
 
 def load_options(cls: type, text: str, *, resolve: Resolve) -> Any:
@@ -58,7 +66,13 @@ def load_options(cls: type, text: str, *, resolve: Resolve) -> Any:
 
 
 def _finish(
-    tree: MappingNode, overrides: Sequence[str], problems: Problems, budget: Budget, resolve: Resolve, name: str
+    tree: MappingNode,
+    overrides: Sequence[str],
+    problems: Problems,
+    budget: Budget,
+    resolve: Resolve,
+    unmet: Unmet,
+    name: str,
 ) -> Recipe:
     over = read_overrides(overrides, problems, budget)
     if over is not None:
@@ -68,8 +82,26 @@ def _finish(
     tree = complete(tree, problems, resolve)
     structure = Structure(resolve, problems)
     recipe = structure.config(Recipe, tree, "", own=["extends"])
+    _require(structure, tree, unmet)
     problems.stop_if_any()
     return attrs.evolve(recipe, name=name, marks=structure.marks)
+
+
+def _require(structure: Structure, tree: MappingNode, unmet: Unmet) -> None:
+    """Notes what the recipe requires and is not there; it need not be in order otherwise."""
+    given = structure.field(fields_of(Recipe)["requires"], tree, "requires", "")
+    for index, text in enumerate(given if isinstance(given, tuple) else ()):
+        path = f"requires.{index}"
+        try:
+            problem = unmet(text)
+        except RecipeError as error:
+            for fault in error.problems:
+                structure.problems.add(path, fault.message, structure.marks[path], fault.hint)
+        else:
+            if problem is not None:
+                structure.problems.absent.append(
+                    Problem(f"{path}: {problem.message}", structure.marks[path], problem.hint)
+                )
 
 
 def _name(path: str) -> str:

@@ -22,6 +22,8 @@ class Problems:
     def __init__(self) -> None:
         self.recipe: list[Problem] = []
         self.plugin: list[Problem] = []
+        self.unknown: list[Problem] = []  # components that nobody provides
+        self.absent: list[Problem] = []  # distributions that the recipe requires, and that would
         self._told: set[tuple[str, str, Mark | None]] = set()
 
     @property
@@ -41,6 +43,11 @@ class Problems:
         if self._is_new(path, message, None if absent else mark):
             self.plugin.append(Problem(f"{path}: {message}", mark, hint))
 
+    def add_unknown(self, path: str, message: str, mark: Mark | None, hint: str | None, *, absent: bool) -> None:
+        """Notes that nobody provides the component at a key path."""
+        if self._is_new(path, message, None if absent else mark):
+            self.unknown.append(Problem(f"{path}: {message}", mark, hint))
+
     def _is_new(self, path: str, message: str, mark: Mark | None) -> bool:
         told = (_SCRIPT.sub("model.", path), message, mark)
         if told in self._told:
@@ -49,11 +56,15 @@ class Problems:
         return True
 
     def stop_if_any(self) -> None:
-        """Raises everything noted so far; a `PluginError` only where the recipe itself is in order."""
-        if self.recipe:
-            raise RecipeError(_capped(_sorted([*self.recipe, *self.plugin])))
-        if self.plugin:
-            raise PluginError(_capped(_sorted(self.plugin)))
+        """Raises everything noted so far; a `PluginError` only where the recipe itself is in order.
+
+        It is in order if it requires a distribution that is absent: that is why a component is unknown.
+        """
+        found = _capped(_sorted([*self.recipe, *self.unknown, *self.plugin, *self.absent]))
+        if self.recipe or (self.unknown and not self.absent):
+            raise RecipeError(found)
+        if found:
+            raise PluginError(found)
 
 
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:

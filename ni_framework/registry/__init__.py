@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
 from ni_framework import recipe as recipes
+from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.discover import Entry, discover
-from ni_framework.registry.requires import check_requires
+from ni_framework.registry.requires import unmet
 
 if TYPE_CHECKING:
     from ni_framework.recipe import Recipe
@@ -22,17 +24,33 @@ def load_recipe(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Rec
 
     Raises `RecipeError` with all problems at once, `PluginError` where an installed component is at fault.
     """
-
-    recipe = recipes.load(path, overrides, resolve=_resolve)
-    check_requires(recipe)
-    return recipe
+    return recipes.load(path, overrides, resolve=_resolve, unmet=unmet)
 
 
-def recipe_in(text: str, overrides: Sequence[str] = (), name: str = "recipe") -> Recipe:
-    """The recipe in a text, which extends nothing; otherwise like `load_recipe`. `name` stands in messages for the file's."""
-    recipe = recipes.loads(text, overrides, resolve=_resolve, name=name)
-    check_requires(recipe)
-    return recipe
+def recipe_in(
+    text: str,
+    overrides: Sequence[str] = (),
+    name: str = "recipe",
+    origins: Mapping[tuple[str, str], tuple[str, str]] | None = None,
+) -> Recipe:
+    """The recipe in a text, which extends nothing; otherwise like `load_recipe`. `name` stands in messages for the file's.
+
+    `origins` tells from which distribution and version the components of a kind and name came when it was written: one that
+    nobody provides any more is then an absent plugin and no mistake of the recipe's.
+    """
+
+    def resolve(kind: str, component: str) -> type:
+        try:
+            return _resolve(kind, component)
+        except RecipeError as error:
+            if not origins or (kind, component) not in origins:
+                raise
+            distribution, version = origins[kind, component]
+            hint = f"pip install {shlex.quote(f'{distribution}=={version}')}"
+            message = f"{kind} `{component}` came from {distribution} {version}, which is not installed here"
+            raise PluginError([Problem(message, hint=hint)]) from error
+
+    return recipes.loads(text, overrides, resolve=resolve, unmet=unmet, name=name)
 
 
 def _resolve(kind: str, name: str) -> type:

@@ -3,46 +3,108 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Sequence
 from functools import cache
 
+from attrs import frozen
+
 from ni_framework.errors import PluginError, Problem, RecipeError
-from ni_framework.registry.discover import Entry, discover
+from ni_framework.options import KINDS
+from ni_framework.registry.allowed import Allowed, allowed_here
+from ni_framework.registry.discover import HOOKS, OWN, Entry, discover
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # which YAML, of one version or another, reads as values
+
+
+@frozen
+class Remark:
+    """What is to be said of an entry before it is imported: in a word or two, in a sentence, and what to do."""
+
+    short: str
+    message: str
+    hint: str
+
+    def error(self, entry: Entry) -> PluginError:
+        """The refusal of an entry for this."""
+        return PluginError([Problem(f"{entry.label} ({entry.value}) {self.message}", hint=self.hint)])
 
 
 class Catalog:
-    """All installed components by kind and name."""
+    """All that is installed, by kind and name, and which of it may be used."""
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], allowed: Allowed | None = None) -> None:
         self.entries = tuple(entries)
+        self._allowed = allowed or Allowed()
 
     def names(self, kind: str) -> list[str]:
-        """The names of one kind, sorted."""
-        return sorted({entry.name for entry in self.entries if entry.kind == kind})
+        """The names of one kind that a recipe may try, sorted."""
+        return sorted({entry.name for entry in self.entries if entry.kind == kind and not self.refusal(entry)})
+
+    def kinds(self, name: str) -> list[str]:
+        """The kinds of which something installed has this name, whether it may be used or not."""
+        return [kind for kind in KINDS if any((entry.kind, entry.name) == (kind, name) for entry in self.entries)]
+
+    @property
+    def listeners(self) -> list[Entry]:
+        """The listeners that may be used."""
+        return [entry for entry in self.entries if entry.kind == HOOKS and not self.refusal(entry)]
+
+    def refusal(self, entry: Entry) -> Remark | None:
+        """Why an entry is never used, whatever a recipe names; None if it may be."""
+        if entry.is_own:
+            return None
+        if reason := self._allowed.refusal(entry.distribution):
+            return Remark("not allowed", *reason)
+        if entry.kind == HOOKS:
+            return None
+        hint = f"ask {entry.distribution} for another name"
+        if not _NAME.fullmatch(entry.name):
+            return Remark("no name", "has no name of lower-case letters, digits and _, so no recipe can name it", hint)
+        if entry.name in _WORDS:
+            return Remark("no name", "has a name that YAML reads as a value, so no recipe should name it", hint)
+        if any(own.is_own and (own.kind, own.name) == (entry.kind, entry.name) for own in self.entries):
+            message = f"is never used: {OWN} itself provides {entry.kind} `{entry.name}`, and its names are reserved"
+            return Remark("reserved", message, hint)
+        return None
+
+    def remark(self, entry: Entry) -> str:
+        """What a listing says of an entry, "" if nothing."""
+        if refusal := self.refusal(entry):
+            return refusal.short
+        others = [other.source for other in self._usable(entry.kind, entry.name) if other != entry]
+        return f"also provided by {' and '.join(others)}" if others and entry.kind != HOOKS else ""
 
     def find(self, kind: str, name: str) -> Entry:
         """The entry of a component.
 
-        Raises `RecipeError` for a name that nobody provides and `PluginError` for one that two distributions provide: which
-        of them would win must not depend on the order of installation.
+        Raises `RecipeError` for a name that nobody provides, `PluginError` for one that only what is refused provides, or
+        that two distributions provide: which of them would win must not depend on the order of installation.
         """
-        found = [entry for entry in self.entries if entry.kind == kind and entry.name == name]
+        found = self._usable(kind, name)
         if not found:
-            close = difflib.get_close_matches(name, self.names(kind), n=1)
-            known = f"installed are: {', '.join(self.names(kind))}"
-            hint = (
-                f"did you mean `{close[0]}`? {known}"
-                if close
-                else f"{known}; install the distribution that provides it"
-            )
-            raise RecipeError([Problem(f"there is no {kind} `{name}`", hint=hint)])
+            for entry in self.entries:
+                if (entry.kind, entry.name) == (kind, name) and (refusal := self.refusal(entry)):
+                    raise refusal.error(entry)
+            raise self._unknown(kind, name)
         if len(found) > 1:
-            sources = " and ".join(entry.source for entry in found)
-            hint = f"uninstall one of them: pip uninstall {found[-1].distribution}"
+            sources, last = " and ".join(entry.source for entry in found), found[-1].distribution
+            hint = f"uninstall one of them: pip uninstall {last}; or leave one out: NI_PLUGINS=-{last}"
             raise PluginError([Problem(f"{kind} `{name}` is provided more than once, by {sources}", hint=hint)])
         return found[0]
+
+    def _usable(self, kind: str, name: str) -> list[Entry]:
+        return [entry for entry in self.entries if (entry.kind, entry.name) == (kind, name) and not self.refusal(entry)]
+
+    def _unknown(self, kind: str, name: str) -> RecipeError:
+        close = difflib.get_close_matches(name, self.names(kind), n=1)
+        known = f"installed are: {', '.join(self.names(kind))}"
+        hint = f"did you mean `{close[0]}`? {known}" if close else f"{known}; install the distribution that provides it"
+        return RecipeError([Problem(f"there is no {kind} `{name}`", hint=hint)])
 
 
 @cache
 def installed() -> Catalog:
     """What is installed in this environment, read once per process."""
-    return Catalog(discover())
+    return Catalog(discover(), allowed_here())

@@ -20,7 +20,7 @@ def describe_component(name: str) -> list[dict[str, Any]]:
     Raises `RecipeError` if there is none, `PluginError` if it is broken.
     """
     kind, _, short = name.rpartition("/")
-    kinds = [kind] if kind else [known for known in KINDS if short in installed().names(known)]
+    kinds = [kind] if kind else installed().kinds(short)
     if not kinds or (kind and kind not in KINDS):
         hint = "`ni ls` lists all" if not kind else f"kinds are: {', '.join(KINDS)}"
         raise RecipeError([Problem(f"there is no component `{name}`", hint=hint)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from importlib import metadata
 
 from attrs import frozen
@@ -9,11 +11,13 @@ from attrs import frozen
 from ni_framework.options import KINDS
 
 GROUP = "ni_framework."
+HOOKS = "hooks"  # the group of listeners to a run's events, beside those of the kinds
+OWN = "ni-framework"
 
 
 @frozen(order=True)
 class Entry:
-    """One component as its distribution announces it."""
+    """One component, or listener, as its distribution announces it."""
 
     kind: str
     name: str
@@ -26,18 +30,48 @@ class Entry:
         """The distribution and its version, as errors name it."""
         return f"{self.distribution} {self.version}"
 
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        kind = "listener" if self.kind == HOOKS else self.kind
+        return f"{kind} `{self.name}` of {self.source}"
+
+    @property
+    def module(self) -> str:
+        """The module that is imported for it."""
+        return self.value.partition(":")[0].strip()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the framework itself brings it."""
+        return normalised(self.distribution) == OWN
+
+
+def normalised(distribution: str) -> str:
+    """The one spelling that pip compares names of distributions by."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
 
 def discover() -> list[Entry]:
-    """Every entry point of every kind, sorted, so that nothing depends on the order of installation."""
+    """Every entry point of every kind, and the listeners, sorted, so that nothing depends on the order of installation."""
+    groups = {GROUP + kind: kind for kind in (*KINDS, HOOKS)}
     found = {
-        Entry(
-            kind=point.group.removeprefix(GROUP),
-            name=point.name,
-            distribution=point.dist.name if point.dist else "unknown",
-            version=point.dist.version if point.dist else "0",
-            value=point.value,
-        )
-        for kind in KINDS
-        for point in metadata.entry_points(group=GROUP + kind)
+        Entry(groups[point.group], point.name, distribution.name, distribution.version or "0", point.value)
+        for distribution in _announcing()
+        for point in distribution.entry_points
+        if point.group in groups
     }
     return sorted(found)
+
+
+def _announcing() -> Iterator[metadata.Distribution]:
+    """The distributions that may announce something here, each once.
+
+    Where one is on the path twice, the first counts, as it does for imports.
+    """
+    names = {
+        distribution.name
+        for distribution in metadata.distributions()
+        if f"[{GROUP}" in (distribution.read_text("entry_points.txt") or "")
+    }
+    return map(metadata.distribution, {normalised(name): name for name in names if name}.values())

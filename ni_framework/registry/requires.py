@@ -1,35 +1,60 @@
-"""What a recipe requires to be installed. It can require, never enable."""
+"""What a recipe requires to be installed. It can require, never enable: nothing is imported for it."""
 
 from __future__ import annotations
 
+import shlex
 from importlib import metadata
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ni_framework.errors import PluginError, RecipeError
-from ni_framework.recipe import Recipe
+from ni_framework.errors import Problem, RecipeError
 
 
-def check_requires(recipe: Recipe) -> None:
-    """Raises `RecipeError` for an entry of `requires` that is no requirement, `PluginError` for one that is not met."""
-    malformed, unmet = [], []
-    for index, text in enumerate(recipe.requires):
-        path = f"requires.{index}"
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            malformed.append(recipe.problem(path, f"must be a requirement such as 'ni-swirl>=0.1', not '{text}'"))
-            continue
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            unmet.append(recipe.problem(path, f"{requirement.name} is not installed", f"pip install '{text}'"))
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            unmet.append(
-                recipe.problem(path, f"{requirement.name} {version} does not meet {text}", f"pip install '{text}'")
-            )
-    if malformed:
-        raise RecipeError(malformed + unmet)
-    if unmet:
-        raise PluginError(unmet)
+def unmet(text: str) -> Problem | None:
+    """What keeps an entry of `requires` from being met, with the command that installs it; None where nothing does.
+
+    It is read as pip reads it: one whose marker does not hold here asks for nothing, and extras ask for what the
+    distribution says they need. Raises `RecipeError` for what is no requirement.
+    """
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        message = f"must be a requirement such as 'ni-swirl>=0.1', not '{text}'"
+        raise RecipeError([Problem(message)]) from None
+    fault = _fault(requirement)
+    return Problem(fault, hint=install_line(requirement)) if fault else None
+
+
+def install_line(requirement: Requirement) -> str:
+    """The command that installs what is required."""
+    return f"pip install {shlex.quote(str(_unmarked(requirement)))}"
+
+
+def _fault(requirement: Requirement) -> str | None:
+    if not _applies(requirement):
+        return None
+    try:
+        distribution = metadata.distribution(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    if not requirement.specifier.contains(distribution.version, prereleases=True):
+        asked = f"{requirement.name}{requirement.specifier}"
+        return f"{requirement.name} {distribution.version} does not meet {asked}"
+    for extra in sorted(requirement.extras):
+        if extra not in (distribution.metadata.get_all("Provides-Extra") or ()):
+            return f"{requirement.name} {distribution.version} has no extra `{extra}`"
+        for needed in map(Requirement, distribution.requires or ()):
+            if not _applies(needed) and _applies(needed, extra) and (fault := _fault(_unmarked(needed))):
+                return f"its extra `{extra}` is not there: {fault}"
+    return None
+
+
+def _applies(requirement: Requirement, extra: str = "") -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _unmarked(requirement: Requirement) -> Requirement:
+    """A requirement whose marker holds here, without it."""
+    bare = Requirement(str(requirement))
+    bare.marker = None
+    return bare

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import attrs
@@ -11,7 +10,8 @@ import attrs
 from ni_framework.contracts import API, BASES
 from ni_framework.errors import PluginError, Problem
 from ni_framework.registry.catalog import installed
-from ni_framework.registry.discover import Entry
+from ni_framework.registry.discover import OWN, Entry
+from ni_framework.registry.importing import ImportFault, forget_faults, imported
 
 
 @cache
@@ -30,19 +30,25 @@ def config_of(kind: str, name: str) -> type:
 
 
 def load(entry: Entry) -> Any:
-    """Imports what an entry names and checks it against the contract."""
-    module, _, attribute = entry.value.partition(":")
+    """Imports what an entry names and checks it against the contract; raises `PluginError`."""
+    if refusal := installed().refusal(entry):
+        raise refusal.error(entry)
     try:
-        loaded: Any = import_module(module)
-        for part in attribute.split("."):
-            loaded = getattr(loaded, part)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as fault:  # a plugin may even call sys.exit while it is imported
-        raise _broken(entry, f"cannot be imported: {type(fault).__name__}: {fault}") from fault
+        loaded = imported(entry)
+    except ImportFault as fault:
+        raise broken(entry, str(fault)) from fault.__cause__
     if fault := contract_fault(entry.kind, loaded):
-        raise _broken(entry, fault)
+        api = getattr(loaded, "api", None)
+        newer = isinstance(api, int) and api > API
+        raise broken(entry, fault, f"upgrade ni_framework: pip install --upgrade {OWN}" if newer else None)
     return loaded
+
+
+def forget() -> None:
+    """The environment is read again, and every plugin judged anew; for what changes the environment within a process."""
+    installed.cache_clear()
+    component.cache_clear()
+    forget_faults()
 
 
 def contract_fault(kind: str, loaded: object) -> str | None:
@@ -61,12 +67,7 @@ def contract_fault(kind: str, loaded: object) -> str | None:
     return None
 
 
-def _broken(entry: Entry, fault: str) -> PluginError:
-    return PluginError(
-        [
-            Problem(
-                f"{entry.kind} `{entry.name}` of {entry.source} ({entry.value}) {fault}",
-                hint=f"upgrade or repair it: pip install --upgrade {entry.distribution}",
-            )
-        ]
-    )
+def broken(entry: Entry, fault: str, hint: str | None = None) -> PluginError:
+    """The error for an entry with a fault, which is a phrase that follows its name."""
+    hint = hint or f"upgrade or repair it: pip install --upgrade {entry.distribution}"
+    return PluginError([Problem(f"{entry.label} ({entry.value}) {fault}", hint=hint)])

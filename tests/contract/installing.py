@@ -8,16 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.registry.catalog import installed
-from ni_framework.registry.resolve import component
+from ni_framework.registry.resolve import forget
 
 Install = Callable[..., Path]
-
-
-def forget() -> None:
-    """What was read of the environment is read again."""
-    installed.cache_clear()
-    component.cache_clear()
 
 
 @pytest.fixture

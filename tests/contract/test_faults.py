@@ -25,6 +25,7 @@ from ni_framework.options import config, option
 ENTRY = {"body": {"odd": "ni_odd:Odd"}}
 START = "error: body `odd` of ni-odd 0.1 (ni_odd:Odd) "
 END = "\n  help: upgrade or repair it: pip install --upgrade ni-odd"
+NEWER = "\n  help: upgrade ni_framework: pip install --upgrade ni-framework"
 
 # The source of a plugin, and what is said of it.
 FAULTS = {
@@ -39,9 +40,13 @@ FAULTS = {
         f"{HEAD}\nclass Odd(Router):\n    def forward(self, *a): pass",
         "is no subclass of contracts.Body",
     ),
-    "another API": (
+    "a newer API": (
         f"{HEAD}\nclass Odd(Body):\n    api = 2\n    def forward(self, *a): pass",
         "is written for plugin API 2, this ni_framework offers 1",
+    ),
+    "an older API": (
+        f"{HEAD}\nclass Odd(Body):\n    api = 0\n    def forward(self, *a): pass",
+        "is written for plugin API 0, this ni_framework offers 1",
     ),
     "no Config": (
         f"{HEAD}\nclass Odd(Body):\n    Config = None\n    def forward(self, *a): pass",
@@ -61,7 +66,7 @@ def test_fault(name: str, install: Install) -> None:
     install("ni_odd", source, ENTRY)
     with pytest.raises(PluginError) as caught:
         component("body", "odd")
-    assert str(caught.value) == START + said + END
+    assert str(caught.value) == START + said + (NEWER if name == "a newer API" else END)
     assert caught.value.exit_code == 4
     assert component("body", "lines_of_code").__name__ == "LinesOfCode"
 
@@ -86,7 +91,7 @@ def test_two_distributions_with_one_name(install: Install) -> None:
         component("body", "odd")
     assert str(caught.value) == (
         "error: body `odd` is provided more than once, by ni-even 0.1 and ni-odd 0.1\n"
-        "  help: uninstall one of them: pip uninstall ni-odd"
+        "  help: uninstall one of them: pip uninstall ni-odd; or leave one out: NI_PLUGINS=-ni-odd"
     )
 
 

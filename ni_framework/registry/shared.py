@@ -1,0 +1,109 @@
+"""What all code in a process shares, and the import of a plugin must leave as it was: torch's functions, global settings.
+
+This guards against carelessness, not against malice: a plugin that may be used is trusted code.
+"""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+_TORCH = Path(torch.__file__).parent
+
+
+def _namespaces() -> Iterator[tuple[str, Any]]:
+    """The namespaces whose attributes are watched, by the names that people know them by."""
+    yield from {
+        "torch": torch,
+        "torch.nn": torch.nn,
+        "torch.nn.functional": torch.nn.functional,
+        "torch.nn.init": torch.nn.init,
+        "torch.linalg": torch.linalg,
+        "torch.autograd": torch.autograd,
+        "torch.optim": torch.optim,
+        "torch.Tensor": torch.Tensor,
+        "numpy": numpy,
+        "numpy.random": numpy.random,
+        "random": random,
+        "builtins": builtins,
+    }.items()
+    for module in (torch.nn, torch.optim):
+        for name, value in vars(module).items():
+            if inspect.isclass(value):
+                yield f"{module.__name__}.{name}", value
+
+
+# What it is called, how it is read (as something that can be compared), and how it is put back.
+_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
+    ("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    (
+        "the default device",
+        torch.get_default_device,
+        lambda device: torch.set_default_device(None if device.type == "cpu" else device),
+    ),
+    ("the gradient mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    (
+        "whether algorithms are deterministic",
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+    ),
+    ("the number of threads", torch.get_num_threads, torch.set_num_threads),
+    (
+        "the precision of float32 products",
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+)
+
+
+class Shared:
+    """How everything shared is now; `put_back` makes it so again."""
+
+    def __init__(self) -> None:
+        self._before = [(name, space, dict(vars(space))) for name, space in _namespaces()]
+        self._settings = [read() for _, read, _ in _SETTINGS]
+        self._numbers = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
+
+    def put_back(self) -> list[str]:
+        """What was changed since, by name; nothing of it stays.
+
+        Global random numbers that were drawn or seeded are put back without a word: some of the most used libraries draw
+        some while they are imported, and nothing is left of it.
+        """
+        changed = [name for before in self._before for name in _restored(*before)]
+        for (name, read, write), before in zip(_SETTINGS, self._settings, strict=True):
+            if read() != before:
+                write(before)
+                changed.append(name)
+        torch.set_rng_state(self._numbers[0])
+        numpy.random.set_state(self._numbers[1])
+        random.setstate(self._numbers[2])
+        return list(dict.fromkeys(changed))
+
+
+def _restored(name: str, space: Any, before: dict[str, Any]) -> Iterator[str]:
+    """The attributes that were there and are others now, or gone; names that were added lazily do not count."""
+    now = dict(vars(space))
+    for key, value in before.items():
+        if now.get(key, before) is not value and not _is_torchs_own(now.get(key), value):
+            setattr(space, key, value)
+            yield f"{name}.{key}"
+    if inspect.isclass(space):
+        for key in now.keys() - before.keys():
+            inherited = any(key in vars(base) for base in space.__mro__[1:-1])
+            if inherited and callable(now[key]) and not key.startswith("__annot"):  # it hides what was inherited
+                delattr(space, key)
+                yield f"{name}.{key}"
+
+
+def _is_torchs_own(new: Any, old: Any) -> bool:
+    """Whether torch has wrapped a function of its own, as it does with `manual_seed` when its compiler is first imported."""
+    code = getattr(new, "__code__", None)
+    return code is not None and getattr(new, "__wrapped__", None) is old and _TORCH in Path(code.co_filename).parents
