@@ -11,6 +11,7 @@ import click
 
 from ni_framework import __version__
 from ni_framework.cli.output import fail
+from ni_framework.cli.plugins import with_plugin_options
 from ni_framework.errors import NIError
 
 VERBS = {
@@ -22,6 +23,7 @@ VERBS = {
     "plot": "Draw a run, or compare several, as one PNG.",
     "verify": "Compare a checkpoint with what it says of itself.",
     "schema": "Print a JSON Schema of recipes with all installed components.",
+    "plugin": "Begin a plugin, or try one: plugin new, plugin test.",
     "ls": "List the installed components.",
     "show": "Show a recipe as it is understood, or a component's options.",
 }
@@ -36,7 +38,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        return import_module(f"ni_framework.cli.{cmd_name}").command
+        return with_plugin_options(import_module(f"ni_framework.cli.{cmd_name}").command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

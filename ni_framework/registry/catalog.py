@@ -13,9 +13,20 @@ from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.options import KINDS
 from ni_framework.registry.allowed import Allowed, allowed_here
 from ni_framework.registry.discover import HOOKS, OWN, Entry, discover
+from ni_framework.registry.one_file import entries_of_files
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # which YAML, of one version or another, reads as values
+_WORDS = {
+    "null",
+    "true",
+    "false",
+    "yes",
+    "no",
+    "on",
+    "off",
+    "y",
+    "n",
+}  # which YAML, of one version or another, reads as values
 
 
 @frozen
@@ -55,7 +66,7 @@ class Catalog:
         """Why an entry is never used, whatever a recipe names; None if it may be."""
         if entry.is_own:
             return None
-        if reason := self._allowed.refusal(entry.distribution):
+        if not entry.is_one_file and (reason := self._allowed.refusal(entry.distribution)):
             return Remark("not allowed", *reason)
         if entry.kind == HOOKS:
             return None
@@ -106,5 +117,5 @@ class Catalog:
 
 @cache
 def installed() -> Catalog:
-    """What is installed in this environment, read once per process."""
-    return Catalog(discover(), allowed_here())
+    """What is installed in this environment, and what files were given; read once per process."""
+    return Catalog(sorted([*discover(), *entries_of_files()]), allowed_here())

@@ -13,6 +13,7 @@ from ni_framework.options import KINDS
 GROUP = "ni_framework."
 HOOKS = "hooks"  # the group of listeners to a run's events, beside those of the kinds
 OWN = "ni-framework"
+ONE_FILE = "ni_one_file_"  # begins the names of modules that are a plugin of one file, so that torch.py hides nothing
 
 
 @frozen(order=True)
@@ -27,8 +28,8 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """The distribution and its version, as errors name it."""
-        return f"{self.distribution} {self.version}"
+        """The distribution and its version, as errors name it; of a plugin of one file, the file."""
+        return f"{self.distribution} {self.version}".strip()
 
     @property
     def label(self) -> str:
@@ -40,6 +41,11 @@ class Entry:
     def module(self) -> str:
         """The module that is imported for it."""
         return self.value.partition(":")[0].strip()
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether it is a file that was given by --plugin."""
+        return self.module.startswith(ONE_FILE)
 
     @property
     def is_own(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 from ni_framework.registry.discover import Entry
 from ni_framework.registry.shared import Shared
 
-_faults: dict[str, str] = {}  # of modules that were imported and refused: a second import would run nothing, and find nothing
+_faults: dict[
+    str, str
+] = {}  # of modules that were imported and refused: a second import would run nothing, and find nothing
 
 
 class ImportFault(Exception):
@@ -27,12 +29,23 @@ def imported(entry: Entry) -> Any:
     if entry.module in _faults:
         raise ImportFault(_faults[entry.module])
     try:
-        if entry.is_own:
-            return _named(entry)
+        return _named(entry) if entry.is_own else guarded(lambda: _named(entry))
+    except ImportFault as fault:
+        if fault.__cause__ is None:  # it was imported, and must not be used
+            _faults[entry.module] = str(fault)
+        raise
+
+
+def guarded(load: Callable[[], Any]) -> Any:
+    """What a stranger's code returns that is run for the first time.
+
+    Raises `ImportFault` if it fails, or changes what is shared.
+    """
+    try:
         shared = Shared()
         try:
             with _quiet():
-                loaded = _named(entry)
+                loaded = load()
         finally:
             changed = shared.put_back()
     except KeyboardInterrupt:
@@ -41,8 +54,7 @@ def imported(entry: Entry) -> Any:
         raise ImportFault(f"cannot be imported: {type(fault).__name__}: {fault}") from fault
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        _faults[entry.module] = f"changes what all share when it is imported: {', '.join(changed[:5])}{more} (put back)"
-        raise ImportFault(_faults[entry.module])
+        raise ImportFault(f"changes what all share when it is imported: {', '.join(changed[:5])}{more} (put back)")
     return loaded
 
 

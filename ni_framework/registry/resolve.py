@@ -69,5 +69,8 @@ def contract_fault(kind: str, loaded: object) -> str | None:
 
 def broken(entry: Entry, fault: str, hint: str | None = None) -> PluginError:
     """The error for an entry with a fault, which is a phrase that follows its name."""
-    hint = hint or f"upgrade or repair it: pip install --upgrade {entry.distribution}"
+    upgrade = (
+        "mend the file" if entry.is_one_file else f"upgrade or repair it: pip install --upgrade {entry.distribution}"
+    )
+    hint = hint or upgrade
     return PluginError([Problem(f"{entry.label} ({entry.value}) {fault}", hint=hint)])

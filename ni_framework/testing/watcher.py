@@ -10,25 +10,25 @@ import sys
 import tempfile
 import threading
 import warnings
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 import torch  # noqa: F401  before the modules, so that its own import is not theirs
 
 import ni_framework.contracts  # noqa: F401
-from ni_framework.registry.watching import watched
+from ni_framework.registry.shared import Shared
 
 
 def faults_of(module: str) -> list[str]:
-    """What the import of one module does, in words."""
-    before = _around()
+    """What the import of one module, or of the module in a file, does, in words."""
+    before, shared = _around(), Shared()
     with tempfile.TemporaryFile("w+b") as said:
         streams = [os.dup(stream) for stream in (1, 2)]
         for stream in (1, 2):
             os.dup2(said.fileno(), stream)
         try:
-            with watched() as changed:
-                importlib.import_module(module)
-            faults = [f"changes {name}" for name in changed]
+            _import(module)
+            faults = []
         except BaseException as fault:
             faults = [f"raises {type(fault).__name__}: {fault}"]
         finally:
@@ -39,8 +39,17 @@ def faults_of(module: str) -> list[str]:
                 os.close(old)
         said.seek(0)
         lines = said.read().decode(errors="replace").strip().splitlines()
+    faults += [f"changes {name}" for name in shared.put_back()]
     faults += [f"prints {lines[0]!r}"] if lines else []
     return faults + [words for words, value in _around().items() if value != before[words]]
+
+
+def _import(module: str) -> None:
+    if not module.endswith(".py"):
+        importlib.import_module(module)
+    elif (spec := spec_from_file_location("one_file", module)) and spec.loader:
+        sys.modules["one_file"] = loaded = module_from_spec(spec)
+        spec.loader.exec_module(loaded)
 
 
 def _around() -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from pathlib import Path
 
 from ni_framework.recipe import dump_values, load_options, plain_values
 from ni_framework.recipe.fields import fields_of
+from ni_framework.registry.discover import ONE_FILE
 from ni_framework.registry.resolve import config_of
 from ni_framework.testing.case import Case
 from ni_framework.testing.check import Excused, Failure, check
@@ -22,8 +25,11 @@ def imports(case: Case) -> None:
     assert case.kind
     if case.cls.__module__ == "__main__":
         raise Excused("it is defined in a script, which cannot be imported")
-    if faults := import_faults(case.cls.__module__):
-        raise Failure(f"importing {case.cls.__module__} {'; '.join(faults)}")
+    module = case.cls.__module__
+    if module.startswith(ONE_FILE):
+        module = str(Path(sys.modules[module].__file__ or "").resolve())
+    if faults := import_faults(module):
+        raise Failure(f"importing {module} {'; '.join(faults)}")
 
 
 @check(
