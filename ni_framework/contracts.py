@@ -45,7 +45,7 @@ their layout to `pairs`.
             turned_RD = torch.cat([cos_RX * left_RX - sin_RX * right_RX, sin_RX * left_RX + cos_RX * right_RX], dim=-1)
             equal_R11 = torch.zeros_like(turned_RD[..., None, :1])   # with equal keys, attention is the mean, weighted by c,
             mean_RD = pairs.attend(equal_R11, equal_R11, turned_RD.unsqueeze(-2), None).squeeze(-2)   # of a function's elements
-            return turned_RD.lerp(mean_RD, 0.5)
+            return 0.5 * (turned_RD + mean_RD)
 
 Rules that hold for every component: parameters belong to modules with a `reset_parameters` (torch's own have one), which
 alone sets their initial values; no Python branch depends on the values of a tensor, because several processes must run

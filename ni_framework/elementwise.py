@@ -3,9 +3,9 @@
     from ni_framework.elementwise import elementwise
 
     @elementwise
-    def film(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, strength: Annotated[float, "size of the step"] = 1.0) -> Tensor:
-        '''Scales and moves each element, and what its function's elements are on average: [..., D] -> [..., D].'''
-        return x + strength * (scale * x + shift * mean)
+    def film(x: Tensor, mean: Tensor, scale: Tensor, *, strength: Annotated[float, "size of the step"] = 1.0) -> Tensor:
+        '''Moves each element by what its function's elements are on average, scaled: [..., D] -> [..., D].'''
+        return x + strength * scale * mean
 
 `x` is an element. `mean`, if the function asks for it, is the mean of the elements that its function takes, weighted by their
 compatibilities: the only way for elements to learn of each other here. Every other argument before the `*` is a vector

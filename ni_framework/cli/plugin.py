@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ni_framework.cli.output import emit, json_option, narrate
+from ni_framework.options import KINDS
 
 
 @click.group("plugin")
 def command() -> None:
     """Begin a plugin, or try one."""
+
+
+@command.command("new")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), help="What kind of component to begin with.")
+@click.option("--from", "source", metavar="FILE", help="Begin with the components in a Python file instead.")
+@json_option
+def new(name: str, kind: str | None, source: str | None, as_json: bool) -> None:
+    """Write a whole distribution, ./ni-NAME: it installs with pip and passes its own tests as it is.
+
+    A working component, a test of all that the contract asks of it, a recipe that trains with it on the digits, and what a
+    package needs.
+    """
+    from ni_framework.scaffold.write import write_plugin
+
+    folder = write_plugin(name, kind, Path(source) if source else None, Path())
+    emit({"folder": str(folder)}, f"{folder}", as_json)
+    narrate(f"next: pip install -e ./{folder}, then ni plugin test {folder} and ni train {folder}/recipes/*.yaml")
 
 
 @command.command("test")

@@ -35,7 +35,8 @@ def load(
     """The recipe in a file, with everything it extends below it and the overrides above it, checked and complete.
 
     `resolve` gives the `Config` class of the component of a kind with a name, `unmet` looks for what the recipe requires.
-    Raises `RecipeError` with every problem there is, or `PluginError` where the recipe is in order and a plugin that it needs is not.
+    Raises `RecipeError` with every problem there is, or `PluginError` where the recipe is in order and a plugin that it
+    needs is not.
     """
     path = os.fspath(path)
     if "\0" in path:

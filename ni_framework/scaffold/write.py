@@ -1,0 +1,161 @@
+"""Writes a whole distribution around a component: one of our examples under a new name, or a plugin of one file."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from ni_framework import __version__
+from ni_framework.errors import UsageError
+from ni_framework.options import KINDS
+from ni_framework.recipe import dump_values
+from ni_framework.recipe.starter import SET
+from ni_framework.registry import installed
+from ni_framework.registry.discover import OWN
+from ni_framework.registry.one_file import entries_in
+from ni_framework.registry.resolve import load
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+HEAD = """\
+# {summary}
+#
+#   ni train {path}
+#
+# {distribution} in a small interpreter of the embedded digits, to see that it works: say here what it is good for, how long it
+# takes and what comes out.
+"""
+
+
+@frozen
+class Part:
+    """One component of the distribution to be."""
+
+    kind: str
+    name: str
+    cls: Any
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its docstring, on one line."""
+        text = inspect.cleandoc(self.cls.__doc__ or f"A {self.kind.replace('_', ' ')}.").partition("\n\n")[0]
+        return " ".join(text.split())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options that have no default, by example."""
+        fields = attrs.fields(self.cls.Config)
+        needed = [of for of in fields if of.default is attrs.NOTHING and not of.metadata.get("use")]
+        return {of.name: of.metadata["example"] for of in needed}
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """How a recipe names it."""
+        return {"use": self.name, **self.options}
+
+
+def write_plugin(name: str, kind: str | None, source: Path | None, place: Path) -> Path:
+    """Writes `<place>/ni-<name>` and returns it: an example of `kind`, or what the file `source` holds.
+
+    Raises `UsageError` for a name that cannot be one, a folder that exists, or a choice that makes no sense; `PluginError`
+    where the file is at fault.
+    """
+    short = re.sub(r"[-.]", "_", name.removeprefix("ni-"))
+    if not _NAME.fullmatch(short):
+        raise UsageError(f"{name}: is no name for a plugin; use lower-case words such as swirl or top-k")
+    folder = place / f"ni-{short.replace('_', '-')}"
+    if folder.exists():
+        raise UsageError(f"{folder}: exists already and is left as it is; choose another name")
+    if not place.is_dir():
+        raise UsageError(f"{place}: is no folder; make it first")
+    parts, code = _of_file(short, kind, source) if source else _of_example(short, kind)
+    for part in parts:
+        if any(entry.is_own and (entry.kind, entry.name) == (part.kind, part.name) for entry in installed().entries):
+            raise UsageError(f"{part.kind} `{part.name}`: {OWN} has one of this name; choose another")
+    for path, text in _contents(short, folder.name, parts, code).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _of_example(name: str, kind: str | None) -> tuple[list[Part], str]:
+    if kind is None:
+        raise UsageError(f"say what kind of component it is, --kind {'|'.join(KINDS)}, or where it is, --from FILE")
+    module = import_module(f"ni_framework.scaffold.components.{kind}")
+    code = inspect.getsource(module).replace("Example", _camel(name))
+    return [Part(kind, name, module.Example)], code
+
+
+def _of_file(name: str, kind: str | None, source: Path) -> tuple[list[Part], str]:
+    parts = [Part(entry.kind, entry.name, load(entry)) for entry in entries_in(source)]
+    if kind is not None and kind not in {part.kind for part in parts}:
+        held = ", ".join(f"{part.kind} {part.name}" for part in parts)
+        raise UsageError(f"{source}: holds no {kind}, but {held}; leave --kind out")
+    return parts, source.read_text(encoding="utf-8")
+
+
+def _contents(name: str, distribution: str, parts: Sequence[Part], code: str) -> dict[str, str]:
+    """Every file of the distribution by its path."""
+    package, recipe = f"ni_{name}", f"recipes/{name}.yaml"
+    classes = {part: _camel(name) if part.cls.__name__ == "Example" else part.cls.__name__ for part in parts}
+    entries = [
+        f'[project.entry-points."ni_framework.{kind}"]\n'
+        + "\n".join(f'{part.name} = "{package}.{name}:{classes[part]}"' for part in parts if part.kind == kind)
+        for kind in dict.fromkeys(part.kind for part in parts)
+    ]
+    usage = {part.kind: part.choice for part in parts}
+    known = {
+        "distribution": distribution,
+        "package": package,
+        "recipe": recipe,
+        "summary": parts[0].summary,
+        "major_minor": ".".join(__version__.split(".")[:2]),
+        "first": f"{parts[0].kind}/{parts[0].name}",
+        "entry_points": "\n\n".join(entries),
+        "table": "\n".join(f"| `{part.kind}` | `{part.name}` | {part.summary} |" for part in parts),
+        "usage": "```yaml\n" + "\n".join(f"{kind}: {json.dumps(choice)}" for kind, choice in usage.items()) + "\n```",
+        "imports": f"from {package}.{name} import {', '.join(sorted(classes.values()))}",
+        "conformances": "\n".join(f"test_{part.name}_as_{part.kind} = conformance({classes[part]})" for part in parts),
+    }
+    head = HEAD.format(summary=known["summary"], path=recipe, distribution=distribution)
+    return {
+        "pyproject.toml": _filled("pyproject.toml", known | {"summary": json.dumps(known["summary"])[1:-1]}),
+        "README.md": _filled("README.md", known),
+        "LICENSE": metadata.distribution(OWN).read_text("licenses/LICENSE") or "",
+        ".gitignore": _filled("gitignore", {}),
+        f"{package}/__init__.py": f'"""{known["summary"]}"""\n',
+        f"{package}/{name}.py": code,
+        recipe: head + "\n" + dump_values(_recipe(distribution, usage)),
+        f"tests/test_{name}.py": _filled("test.py", known),
+        ".github/workflows/test.yml": _filled("test.yml", None),
+    }
+
+
+def _filled(name: str, known: dict[str, str] | None) -> str:
+    text = (files("ni_framework.scaffold") / "files" / f"{name}.txt").read_text(encoding="utf-8")
+    return text if known is None else text.format(**known)
+
+
+def _recipe(distribution: str, choices: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A small interpreter of the digits, or of the distribution's own data, with its components in their places."""
+    recipe = {
+        "ni": 1,
+        "requires": [f"{distribution}>=0.1"],
+        **{key: value for key, value in SET.items() if key != "ni"},
+    }
+    recipe["model"] = {**SET["model"], **{kind: of for kind, of in choices.items() if kind not in ("linear", "data")}}
+    if "linear" in choices and "body" not in choices:
+        recipe["model"]["body"] = {**SET["model"]["body"], "linear": choices["linear"]}
+    return recipe | ({"data": choices["data"]} if "data" in choices else {})
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
