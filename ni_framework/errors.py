@@ -106,6 +106,9 @@ class ProblemsError(NIError):
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
+    def __reduce__(self) -> tuple[type, tuple[Sequence[Problem]]]:
+        return type(self), (self.problems,)  # so that one may come from another process
+
 
 class RecipeError(ProblemsError):
     """A recipe or an override that cannot be used: all of its problems, each with its place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ni_framework.cli.output import emit, json_option, overrides_argument, table
+from ni_framework.cli.output import emit, json_option, narrate, overrides_argument, table
 
 
 @click.command("eval")
@@ -22,7 +22,7 @@ def command(checkpoint: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from ni_framework.model.compose import build_data
 
     folder = find_checkpoint(checkpoint)
-    model, recipe = load_checkpoint(folder, overrides)
+    model, recipe = load_checkpoint(folder, overrides, narrate)
     metrics = evaluate(model, build_data(recipe).open()["test"])
     rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
     emit({"checkpoint": str(folder), "metrics": metrics}, table(rows), as_json)

@@ -55,6 +55,6 @@ def _show_component(target: str, overrides: tuple[str, ...], as_json: bool) -> N
         rows = [(option["name"], option["type"], option["default"], option["help"]) for option in document["options"]]
         options = table(rows, ("option", "type", "default", "what it does")) if rows else "no options"
         origin = f"{document['distribution']} {document['version']} ({document['source']})"
-        head = f"{document['kind']} {document['name']}, from {origin}"
+        head = f"{document['kind']} {document['name']}, from {origin}\nAPI {document['api']}, {document['file']}"
         texts.append(f"{head}\n\n{document['doc']}\n\n{options}")
     emit(documents, "\n\n".join(texts), as_json)

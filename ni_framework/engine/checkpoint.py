@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from ni_framework.engine.manifest import (
     read_checked,
     read_manifest,
 )
+from ni_framework.engine.proof import changes, prove
+from ni_framework.engine.provenance import locked
 from ni_framework.engine.run_folder import find_checkpoint
 from ni_framework.errors import CheckpointError, RunError
 from ni_framework.model.compose import build_model
@@ -100,17 +103,23 @@ def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-def load_checkpoint(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[Interpreter, Recipe]:
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)  # where `load_model` is called
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), tell: Callable[[str], object] = _warn
+) -> tuple[Interpreter, Recipe]:
     """The model of a checkpoint, in evaluation mode, and its recipe; the weights are the averaged ones if it has them.
 
-    Overrides may change what has no parameters, as `model.iterations=8`. Raises `CheckpointError` if the weights do not fit.
+    Overrides may change what has no parameters, as `model.iterations=8`; `tell` is told what `proven` says. Raises
+    `CheckpointError` if the weights do not fit, or if the model is not proven to be the one that was saved.
     """
     folder = find_checkpoint(path)
     manifest = read_manifest(folder)
-    recipe = read_recipe(folder, manifest, overrides)
-    model = build_model(recipe)  # with initial values: a component may have buffers that no checkpoint holds
-    load_weights(model, folder, manifest, inference_weights(manifest))
-    return model.eval(), recipe
+    if note := proven(folder, manifest):
+        tell(note)
+    return _made(folder, manifest, overrides)
 
 
 def load_model(checkpoint: str | os.PathLike[str]) -> Interpreter:
@@ -118,10 +127,35 @@ def load_model(checkpoint: str | os.PathLike[str]) -> Interpreter:
     return load_checkpoint(checkpoint)[0]
 
 
+def proven(folder: Path, manifest: Manifest) -> str | None:
+    """What is to be told of a checkpoint whose components' sources have changed, without effect on its answers.
+
+    Raises `CheckpointError` if they answer the golden batch otherwise, `PluginError` if one is not installed any more.
+    """
+    return prove(
+        folder,
+        read_lock(folder, manifest),
+        lambda: _made(folder, manifest)[0],
+        lambda: read_tensors(folder, manifest, GOLDEN),
+    )
+
+
+def _made(folder: Path, manifest: Manifest, overrides: Sequence[str] = ()) -> tuple[Interpreter, Recipe]:
+    recipe = read_recipe(folder, manifest, overrides)
+    model = build_model(recipe)  # with initial values: a component may have buffers that no checkpoint holds
+    load_weights(model, folder, manifest, inference_weights(manifest))
+    return model.eval(), recipe
+
+
 def read_recipe(folder: Path, manifest: Manifest, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a checkpoint, complete in itself."""
+    """The recipe of a checkpoint, complete in itself.
+
+    Raises `PluginError` with the command that installs it where a plugin that the checkpoint was saved with is absent.
+    """
     text = read_checked(folder, manifest, RECIPE).decode("utf-8", errors="replace")
-    return evolve(recipe_in(text, overrides, str(folder / RECIPE)), name=manifest.name)
+    known = locked(read_lock(folder, manifest)).values()
+    origins = {(part.kind, part.name): (part.distribution, part.version) for part in known}
+    return evolve(recipe_in(text, overrides, str(folder / RECIPE), origins), name=manifest.name)
 
 
 def read_lock(folder: Path, manifest: Manifest) -> dict[str, Any]:
@@ -133,6 +167,19 @@ def read_lock(folder: Path, manifest: Manifest) -> dict[str, Any]:
     if not isinstance(lock, dict):
         raise CheckpointError(f"{folder / LOCK}: is no lock (it is no mapping); use another checkpoint")
     return lock
+
+
+def begin_with(model: Interpreter, folder: Path) -> list[str]:
+    """Fills a model with the weights to infer with of a checkpoint, and returns what is to be told.
+
+    Nothing is proven: whoever takes weights into a recipe of their own wants another model, and its code may have changed on
+    purpose, so that this is the way on where proof fails. That it has changed is told.
+    """
+    manifest = read_manifest(folder)
+    load_weights(model, folder, manifest, inference_weights(manifest))
+    return [
+        f"begins with weights that other code has trained: {change}" for change in changes(read_lock(folder, manifest))
+    ]
 
 
 def inference_weights(manifest: Manifest) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ni_framework.contracts import Split
 from ni_framework.engine.batches import to, weight_of
+from ni_framework.model.blame import blamed
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.nn.random import keys
 
@@ -20,6 +21,7 @@ class Stopped(Exception):
     """An evaluation that was asked to stop."""
 
 
+@blamed()
 def evaluate(
     model: Interpreter, split: Split, autocast: torch.autocast | None = None, stop: Callable[[], bool] = lambda: False
 ) -> dict[str, float]:

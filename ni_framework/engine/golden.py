@@ -27,6 +27,8 @@ def golden_difference(model: Interpreter, stored: Mapping[str, Tensor]) -> list[
 
     `stored` holds what `golden_batch` returned: inputs [2, *shape] and logits [2, classes] of each task.
     """
+    if "inputs" not in stored or stored["inputs"].shape[1:] != model.input.shape:
+        return ["golden batch: holds no inputs for this model"]
     found = _logits(model, stored["inputs"])
     differences = []
     for task in sorted(found.keys() | {key.removeprefix("logits/") for key in stored if key != "inputs"}):
@@ -34,8 +36,10 @@ def golden_difference(model: Interpreter, stored: Mapping[str, Tensor]) -> list[
         if before is None or now is None or before.shape != now.shape:
             differences.append(f"golden batch, {task}: the model answers other tasks or classes")
         elif not torch.allclose(now, before, rtol=0, atol=TOLERANCE * before.abs().max().item(), equal_nan=True):
-            worst = (now - before).abs().max().item()
-            differences.append(f"golden batch, {task}: outputs differ by up to {worst:.3g}")
+            worst, largest = (now - before).abs().max().item(), before.abs().max().item()
+            differences.append(
+                f"golden batch, {task}: outputs differ by up to {worst:.3g}, the largest of them was {largest:.3g}"
+            )
     return differences
 
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from ni_framework.contracts import Batch
 from ni_framework.engine.interrupt import ignore_all
 from ni_framework.engine.order import Order
-from ni_framework.errors import RunError
+from ni_framework.errors import NIError, PluginError, RunError
+from ni_framework.model.blame import blamed
 
 
 def batches(order: Order, start: int, stop: int, workers: int) -> Generator[Batch]:
@@ -38,7 +39,7 @@ def batches(order: Order, start: int, stop: int, workers: int) -> Generator[Batc
         prepared = iter(loader)
     try:
         for loaded in prepared:
-            if isinstance(loaded, RunError):
+            if isinstance(loaded, NIError):
                 raise loaded
             yield loaded
     except RuntimeError as error:
@@ -59,10 +60,11 @@ class _Carried(Dataset):
     def __init__(self, order: Order) -> None:
         self.order = order
 
-    def __getitem__(self, step: int) -> Batch | RunError:
+    def __getitem__(self, step: int) -> Batch | NIError:
         try:
-            return self.order[step]
-        except RunError as error:
+            with blamed():
+                return self.order[step]
+        except (RunError, PluginError) as error:
             return error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import attrs
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from ni_framework import __version__
@@ -19,16 +21,18 @@ from ni_framework.engine.files import digest
 from ni_framework.options import Choice
 from ni_framework.recipe import Recipe, plain_values
 from ni_framework.recipe.schema import Script
-from ni_framework.registry import installed
+from ni_framework.registry import Entry, installed
 from ni_framework.registry.resolve import component
 
+_TOLD = ("component", "distribution", "version")
 SAMPLES = 64  # of each part of the data that its fingerprint reads
 
 
 def lock_of(recipe: Recipe, splits: Mapping[str, Split] | None) -> dict[str, Any]:
     """Versions, seed, every component that the recipe uses, and the fingerprint of the data (None: not looked at).
 
-    A component's source is the file that holds its class; what that file imports is told by the version alone.
+    A plugin's source is all of its package, for a helper that changes must be noticed. The framework's own components are
+    told by the file that holds the class, and by the framework's version.
     """
     lock: dict[str, Any] = {
         "framework": __version__,
@@ -94,16 +98,81 @@ def _of_field(field: attrs.Attribute[Any], value: Any, path: str) -> Iterator[tu
 
 def _provenance(kind: str, choice: Choice) -> dict[str, Any]:
     entry, cls = installed().find(kind, choice.use), component(kind, choice.use)
-    source = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return {
         "component": f"{kind}/{choice.use}",
         "entry_point": entry.value,
         "distribution": entry.distribution,
         "version": entry.version,
         "api": cls.api,
-        "source_sha256": digest(Path(source).read_bytes()) if source else None,
+        "source_sha256": source_digest(entry),
         "options": plain_values(choice.options),
     }
+
+
+def source_digest(entry: Entry) -> str | None:
+    """The checksum of a component's source; None if it has none. See `lock_of`."""
+    cls = component(entry.kind, entry.name)
+    files = _file_of(cls.__module__) if entry.is_own else _package_of(entry.module)
+    if len(files) == 1:
+        return digest(files[0].read_bytes())
+    listed = (f"{path.relative_to(files[0].parent).as_posix()} {digest(path.read_bytes())}\n" for path in files)
+    return digest("".join(listed).encode()) if files else None
+
+
+def _file_of(module: str) -> list[Path]:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return [Path(file)] if file else []
+
+
+def _package_of(module: str) -> list[Path]:
+    """All source files of a module's outermost package, its `__init__.py` first; a namespace shared by several is none."""
+    parts = module.split(".")
+    for number in range(1, len(parts) + 1):
+        if files := _file_of(".".join(parts[:number])):
+            path = files[0]
+            whole = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else []
+            return [path, *(other for other in whole if other != path)]
+    return []
+
+
+@frozen
+class Locked:
+    """What a lock says of a component."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    sha256: str | None  # of its source
+
+    @property
+    def origin(self) -> str:
+        """The distribution and version that it came from, as errors name them."""
+        return f"{self.distribution} {self.version}"
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return f"{self.kind} `{self.name}`"
+
+    @property
+    def requirement(self) -> str:
+        """What pip installs to have it again, quoted for a shell."""
+        return shlex.quote(f"{self.distribution}=={self.version}")
+
+
+def locked(lock: Mapping[str, Any]) -> dict[str, Locked]:
+    """The components in a lock, by their key paths; what is not as `lock_of` writes it is passed over."""
+    found: dict[str, Locked] = {}
+    components = lock.get("components")
+    for path, record in components.items() if isinstance(components, Mapping) else ():
+        values = [record.get(key) for key in _TOLD] if isinstance(record, Mapping) else []
+        texts = [value for value in values if isinstance(value, str)]
+        if len(texts) == len(_TOLD):
+            source = record.get("source_sha256")
+            kind, _, name = texts[0].partition("/")
+            found[path] = Locked(kind, name, *texts[1:], source if isinstance(source, str) else None)
+    return found
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from ni_framework.engine.checkpoint import read_recipe
+from ni_framework.engine.checkpoint import proven, read_recipe
 from ni_framework.engine.manifest import MANIFEST, Manifest, check_files
 from ni_framework.engine.run_folder import CHECKPOINTS, checkpoints_of, find_checkpoint, newest_good
 from ni_framework.errors import UsageError
@@ -32,7 +32,8 @@ class Resumption:
     checkpoint: Path
     manifest: Manifest
     recipe: Recipe
-    damaged: tuple[str, ...]  # checkpoints that were passed over, each with the reason
+    notes: tuple[str, ...]  # checkpoints that were passed over, each with the reason, and what has changed since
+    passed_over: bool
 
 
 def followed(path: Path) -> Path:
@@ -66,19 +67,22 @@ def find_resumption(path: Path, overrides: Sequence[str] = ()) -> Resumption:
     else:
         checkpoint, damaged = find_checkpoint(path), []
         manifest = check_files(checkpoint)
+    notes = [f"passed over a checkpoint: {fault}" for fault in damaged]
+    if note := proven(checkpoint, manifest):
+        notes.append(note)
     recipe = read_recipe(checkpoint, manifest, overrides)
     step, steps = manifest.step, recipe.train.steps
     if step > steps:
         raise UsageError(f"{checkpoint}: has done {step} steps already, more than train.steps={steps}; raise it")
     if step == steps and manifest.evaluated:
         raise UsageError(f"{checkpoint}: has done all of its {steps} steps; raise train.steps to go on")
-    return Resumption(checkpoint, manifest, recipe, tuple(damaged))
+    return Resumption(checkpoint, manifest, recipe, tuple(notes), bool(damaged))
 
 
 def check_in_place(resumption: Resumption, run: Path) -> None:
     """Raises `UsageError` if a run cannot go on in place from a checkpoint, because steps after it are there already."""
     later = checkpoints_of(run)[-1]
-    if resumption.checkpoint.resolve() != later.resolve() and not resumption.damaged:
+    if resumption.checkpoint.resolve() != later.resolve() and not resumption.passed_over:
         raise UsageError(
             f"{resumption.checkpoint}: its run has gone on to {later.name}; name a new run folder with --output"
         )

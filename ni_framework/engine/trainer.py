@@ -16,7 +16,7 @@ from torch import Tensor
 from ni_framework.contracts import Batch, Split
 from ni_framework.engine.checkpoint import (
     Snapshot,
-    inference_weights,
+    begin_with,
     load_weights,
     read_lock,
     read_tensors,
@@ -28,7 +28,7 @@ from ni_framework.engine.files import replace_file
 from ni_framework.engine.interrupt import Interrupted, Request, stop_requests
 from ni_framework.engine.loader import batches
 from ni_framework.engine.local import LocalEngine, Step, under
-from ni_framework.engine.manifest import AVERAGE, LOCK, RECIPE, TRAINING, read_manifest
+from ni_framework.engine.manifest import AVERAGE, LOCK, RECIPE, TRAINING
 from ni_framework.engine.metrics import Means, MetricsFile, keep_lines
 from ni_framework.engine.order import Order
 from ni_framework.engine.probe import probe
@@ -44,8 +44,9 @@ from ni_framework.engine.run_folder import (
     point_to,
     retain,
 )
-from ni_framework.errors import CheckpointError, FitError, RunError, UsageError
-from ni_framework.model.compose import build_data, build_model, too_large
+from ni_framework.errors import CheckpointError, FitError, PluginError, Problem, RunError, UsageError
+from ni_framework.model.blame import blame, blamed, too_large
+from ni_framework.model.compose import build_data, build_model
 from ni_framework.model.figures import routing_figures
 from ni_framework.model.trace import trace_of
 from ni_framework.recipe import Recipe, dump
@@ -54,6 +55,7 @@ from ni_framework.registry.hooks import run_events
 SMALLER = "set train.recompute=iterations, raise train.accumulate, or lower train.batch"
 
 
+@blamed()
 def train(
     recipe: Recipe,
     run: Path,
@@ -73,16 +75,15 @@ def train(
         check_new(run)
         splits = build_data(recipe).open()
         engine = _engine(recipe)
-        if start is not None:
-            folder = find_checkpoint(start)
-            manifest = read_manifest(folder)
-            load_weights(engine.model, folder, manifest, inference_weights(manifest))
+        notes = begin_with(engine.model, find_checkpoint(start)) if start is not None else []
         training = Training(engine, recipe, splits, run, every, keep, listeners)
+        training.notes += notes
         training.begin()
         probe(engine, training.order, training.hook)
         return training.finish()
 
 
+@blamed()
 def resume(
     path: str | Path,
     overrides: Sequence[str] = (),
@@ -144,8 +145,9 @@ class Training:
         self.lock = lock_of(recipe, splits)
         self.num_parameters = sum(parameter.numel() for parameter in engine.model.parameters())
         self.file = MetricsFile(run / METRICS)
-        self.hook = run_events(self.file, *listeners).hook
-        self.notes: list[str] = []  # to be told as soon as somebody listens
+        telling = run_events(self.file, *listeners)
+        self.hook = telling.hook
+        self.notes = telling.faults  # to be told as soon as somebody listens
 
     def restore(self, resumption: Resumption) -> None:
         """Becomes what it was at a checkpoint.
@@ -153,7 +155,7 @@ class Training:
         Raises `CheckpointError` if that was of another model or of other data.
         """
         self.checkpoint, manifest = resumption.checkpoint, resumption.manifest
-        self.notes += [f"passed over a checkpoint: {fault}" for fault in resumption.damaged]
+        self.notes += resumption.notes
         self._compare(read_lock(self.checkpoint, manifest))
         load_weights(self.engine.model, self.checkpoint, manifest)
         if self.engine.average is not None:
@@ -218,7 +220,7 @@ class Training:
                 self._save()
             except Interrupted:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._rescue()
                 if isinstance(error, OSError):
                     raise RunError(f"step {self.step}: {_said(error)}; {self._way_on()}") from error
@@ -226,6 +228,9 @@ class Training:
                     reason = str(error).partition("\n")[0]
                     where = f"step {self.step + 1}: does not fit this machine: {reason}"
                     raise FitError(f"{where}; {SMALLER}") from error
+                if problem := blame(error):
+                    where = f"step {self.step + 1}: {problem.message}"
+                    raise PluginError([Problem(where, hint=f"{problem.hint}; {self._way_on()}")]) from error
                 raise
         summary = {
             "run": str(self.run),

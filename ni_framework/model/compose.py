@@ -8,6 +8,7 @@ import torch
 
 from ni_framework.contracts import Choice, Data, Head, Input
 from ni_framework.errors import FitError, NIError, OptionError, PluginError, Problem, RecipeError
+from ni_framework.model.blame import blamed, too_large
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.script import Script
 from ni_framework.nn.init import WithoutValues, initialise
@@ -22,6 +23,7 @@ def build_data(recipe: Recipe) -> Data:
     return build("data", recipe.data, build)
 
 
+@blamed()
 def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpreter:
     """The model of a recipe with its initial values, which depend on the recipe's seed and the parameters' names alone.
 
@@ -78,18 +80,10 @@ class Builder:
             raise RecipeError([self.recipe.problem(path, error.message, error.hint)]) from error
         except NIError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if too_large(error):
                 raise
             entry = installed().find(kind, choice.use)
             message = f"{kind} `{choice.use}` of {entry.source} cannot be built: {type(error).__name__}: {error}"
             problem: Problem = self.recipe.problem(choice.path, message, f"report it to {entry.distribution}")
             raise PluginError([problem]) from error
-
-
-def too_large(error: Exception) -> bool:
-    """Whether torch or the machine has refused a tensor for its size; torch says so only in words."""
-    words = ("allocate", "Storage size calculation overflowed", "out of memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )

@@ -48,6 +48,11 @@ class Entry:
         return self.module.startswith(ONE_FILE)
 
     @property
+    def package(self) -> str:
+        """The top-level package of that module."""
+        return self.module.partition(".")[0]
+
+    @property
     def is_own(self) -> bool:
         """Whether the framework itself brings it."""
         return normalised(self.distribution) == OWN

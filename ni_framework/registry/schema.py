@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from typing import Any
 
 from ni_framework.errors import PluginError, RecipeError
@@ -11,6 +9,7 @@ from ni_framework.options import KINDS
 from ni_framework.recipe.fields import fields_of
 from ni_framework.recipe.json_schema import json_schema
 from ni_framework.registry.catalog import installed
+from ni_framework.registry.describe import sentence
 from ni_framework.registry.resolve import component
 
 
@@ -28,10 +27,5 @@ def installed_schema() -> tuple[dict[str, Any], list[str]]:
             except Exception as error:  # annotations are code of the component, of which nothing is known
                 faults.append(f"the Config of {kind} `{name}` cannot be read: {error}")
             else:
-                components[kind][name] = cls.Config, _sentence(cls.__doc__ or "")
+                components[kind][name] = cls.Config, sentence(cls.__doc__ or "")
     return json_schema(components), faults
-
-
-def _sentence(doc: str) -> str:
-    """The first sentence of a docstring, on one line."""
-    return re.split(r"(?<=[.!?])\s|\n\s*\n", inspect.cleandoc(doc), maxsplit=1)[0].replace("\n", " ")

@@ -1,4 +1,4 @@
-"""What a recipe requires of the environment, and the listeners that are installed in it."""
+"""What a recipe requires of the environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from ni_framework.errors import PluginError, RecipeError
 from ni_framework.registry import load_recipe
-from ni_framework.registry.hooks import run_events
+from ni_framework.registry.requires import unmet
 
 from .installing import Install
 
@@ -62,47 +62,69 @@ def test_requirement_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
-LISTENER = """
-from ni_framework.contracts import hookimpl
-class Listener:
-    @hookimpl
-    def METHOD: heard.append(step)
-heard = []
-listener = Listener()
+def test_absent_distribution_explains_an_unknown_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pip line, both places, and exit code 4; but a recipe with mistakes of its own is told all of them, with 3."""
+    monkeypatch.chdir(tmp_path)
+    text = RECIPE.replace("REQUIRED", "ni-swirl>=0.1").replace("  type: 6", "  type: 6\n  body: {use: swirl}")
+    Path("needy.yaml").write_text(text)
+    with pytest.raises(PluginError) as caught:
+        load_recipe("needy.yaml")
+    assert str(caught.value) == (
+        "needy.yaml:2:12: error: requires.0: ni-swirl is not installed\n"
+        "    requires: [ni-swirl>=0.1]\n"
+        "               ^\n"
+        "  help: pip install 'ni-swirl>=0.1'\n"
+        "needy.yaml:10:15: error: model.body: there is no body `swirl`\n"
+        "      body: {use: swirl}\n"
+        "                  ^\n"
+        "  help: installed are: lines_of_code; install the distribution that provides it"
+    )
+    Path("needy.yaml").write_text(text.replace("width", "widht"))
+    with pytest.raises(RecipeError) as mistaken:
+        load_recipe("needy.yaml")
+    assert all(said in str(mistaken.value) for said in ("widht", "pip install 'ni-swirl>=0.1'", "no body `swirl`"))
+    Path("needy.yaml").write_text(text.replace("ni-swirl>=0.1", "torch"))
+    with pytest.raises(RecipeError, match="there is no body `swirl`"):
+        load_recipe("needy.yaml")
+
+
+EXTRA = """Provides-Extra: fast
+Requires-Dist: ni-nobody>=2; extra == "fast"
+Requires-Dist: ni-elsewhere; extra == "slow"
 """
-ENTRY = {"hooks": {"odd": "ni_odd:listener"}}
-
-
-def test_installed_listener_hears(install: Install) -> None:
-    install("ni_odd", LISTENER.replace("METHOD", "run_warning(self, step)"), ENTRY)
-    run_events().hook.run_warning(step=7, message="")
-    import ni_odd  # pyright: ignore[reportMissingImports]
-
-    assert ni_odd.heard == [7]
-
-
-HELP = (
-    "\n  help: a listener implements methods of contracts.RunEvents, by the same names and arguments; "
-    "repair or uninstall it"
-)
-BROKEN = {
-    "run_stop(self, step)": "unknown hook 'run_stop' in plugin <ni_odd.Listener object",
-    "run_warning(self, stop)": "Plugin 'odd' for hook 'run_warning'",
+MARKED = {
+    "a marker that does not hold": ("ni-nobody; python_version < '3'", None),
+    "a marker that holds": (
+        "ni-nobody>1; python_version > '3'",
+        "ni-nobody is not installed|pip install 'ni-nobody>1'",
+    ),
+    "a marker of an extra": ("ni-nobody; extra == 'fast'", None),
+    "an extra whose needs are absent": (
+        "ni-odd[fast]",
+        "its extra `fast` is not there: ni-nobody is not installed|pip install 'ni-odd[fast]'",
+    ),
+    "an extra that there is not": ("ni-odd[slow]", "ni-odd 0.1 has no extra `slow`|pip install 'ni-odd[slow]'"),
+    "a name that pip knows otherwise": ("NI_Odd==0.1", None),
+    "an address": ("ni-nobody @ https://x/'", "ni-nobody is not installed|pip install 'ni-nobody @ https://x/'\"'\"''"),
 }
 
 
-@pytest.mark.parametrize("method", BROKEN)
-def test_broken_listener(method: str, install: Install) -> None:
-    install("ni_odd", LISTENER.replace("METHOD", method), ENTRY)
-    with pytest.raises(PluginError) as caught:
-        run_events()
-    assert str(caught.value).startswith("error: a plugin for run events is broken: ")
-    assert BROKEN[method] in str(caught.value)
-    assert str(caught.value).endswith(HELP)
+@pytest.mark.parametrize("name", MARKED)
+def test_extras_and_markers(name: str, install: Install) -> None:
+    """As pip reads them; what is shown can be given to a shell."""
+    folder = install("ni_odd", "", {})
+    with open(folder / "ni_odd-0.1.dist-info" / "METADATA", "a") as file:
+        file.write(EXTRA)
+    text, said = MARKED[name]
+    problem = unmet(text)
+    assert (problem and f"{problem.message}|{problem.hint}") == said
 
 
-def test_listener_that_exits_at_import(install: Install) -> None:
-    install("ni_odd", "import sys; sys.exit(3)", ENTRY)
-    with pytest.raises(PluginError) as caught:
-        run_events()
-    assert str(caught.value) == f"error: a plugin for run events is broken: 3{HELP}"
+def test_requiring_enables_nothing(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution that is required and not allowed is not imported, and its component stays refused."""
+    install("ni_odd", "open('imported', 'w')", {"body": {"odd": "ni_odd:Odd"}})
+    monkeypatch.setenv("NI_PLUGINS", "")
+    load("ni-odd", tmp_path, monkeypatch)
+    with pytest.raises(PluginError, match="not allowed"):
+        load_recipe("needy.yaml", ["model.body=odd"])
+    assert not Path("imported").exists()
