@@ -33,7 +33,7 @@ from ni_framework.engine.manifest import (
     read_checked,
     read_manifest,
 )
-from ni_framework.engine.proof import changes, prove
+from ni_framework.engine.proof import changes, prove, words
 from ni_framework.engine.provenance import locked
 from ni_framework.engine.run_folder import find_checkpoint
 from ni_framework.errors import CheckpointError, RunError
@@ -177,9 +177,8 @@ def begin_with(model: Interpreter, folder: Path) -> list[str]:
     """
     manifest = read_manifest(folder)
     load_weights(model, folder, manifest, inference_weights(manifest))
-    return [
-        f"begins with weights that other code has trained: {change}" for change in changes(read_lock(folder, manifest))
-    ]
+    changed = changes(read_lock(folder, manifest))
+    return [f"begins with weights that other code has trained: {words(changed)}"] if changed else []
 
 
 def inference_weights(manifest: Manifest) -> str:

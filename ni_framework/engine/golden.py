@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ni_framework.engine.evaluate import evaluating
+from ni_framework.model.blame import blamed
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.nn.init import seed_of
 from ni_framework.nn.random import keys, uniform
@@ -22,6 +23,7 @@ def golden_batch(model: Interpreter) -> dict[str, Tensor]:
     return {"inputs": inputs} | {f"logits/{task}": logits for task, logits in _logits(model, inputs).items()}
 
 
+@blamed()
 def golden_difference(model: Interpreter, stored: Mapping[str, Tensor]) -> list[str]:
     """Which tasks' logits on the stored inputs are others now, in words; empty if none is.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from ni_framework.options import Choice
 from ni_framework.recipe import Recipe, plain_values
 from ni_framework.recipe.schema import Script
 from ni_framework.registry import Entry, installed
+from ni_framework.registry.requires import shell_quoted
 from ni_framework.registry.resolve import component
 
 _TOLD = ("component", "distribution", "version")
@@ -158,7 +158,7 @@ class Locked:
     @property
     def requirement(self) -> str:
         """What pip installs to have it again, quoted for a shell."""
-        return shlex.quote(f"{self.distribution}=={self.version}")
+        return shell_quoted(f"{self.distribution}=={self.version}")
 
 
 def locked(lock: Mapping[str, Any]) -> dict[str, Locked]:

@@ -33,19 +33,21 @@ def blame(error: BaseException) -> Problem | None:
     """
     if isinstance(error, NIError | OSError) or too_large(error):
         return None
-    found = [(frame, line) for frame, line in _frames(error.__traceback__) if _entry(frame)]
+    found = [(frame, line, entries) for frame, line in _frames(error.__traceback__) if (entries := _entries(frame))]
     if not found:
         return None
-    frame, line = found[-1]
-    entry = _entry(frame)
-    assert entry is not None
+    frame, line, entries = found[-1]
+    first = entries[0]
     # A helper may serve several components: which of them, its callers tell.
-    callers = (caller for outer, _ in reversed(found) if (caller := _entry(outer)) and _is_of(caller, outer))
-    entry = next((caller for caller in callers if caller.distribution == entry.distribution), entry)
+    callers = (entry for caller, _, outer in reversed(found) for entry in outer if _is_of(entry, caller))
+    owner = next((entry for entry in callers if entry.distribution == first.distribution), None)
+    if owner or len(entries) == 1:
+        label = f"{(owner or first).label} ({(owner or first).value})"
+    else:
+        label = f"{' or '.join(f'{entry.kind} `{entry.name}`' for entry in entries)} of {first.source} ({first.module})"
     place = f"{frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}, line {line})"
-    said = " ".join(str(error).split())
-    message = f"{entry.label} ({entry.value}) failed in {place}: {type(error).__name__}: {said}"
-    hint = f"report it to {entry.distribution}, or upgrade it: pip install --upgrade {entry.distribution}"
+    message = f"{label} failed in {place}: {type(error).__name__}: {' '.join(str(error).split())}"
+    hint = f"report it to {first.distribution}, or upgrade it: pip install --upgrade {first.distribution}"
     return Problem(message, hint=f"{hint}; NI_DEBUG=1 shows the traceback")
 
 
@@ -55,23 +57,22 @@ def _frames(trace: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
         trace = trace.tb_next
 
 
-def _entry(frame: FrameType) -> Entry | None:
-    """The component of a plugin that a frame belongs to, or another one of its package."""
+def _entries(frame: FrameType) -> list[Entry]:
+    """The components of a plugin that a frame may belong to: those whose module is nearest to the frame's."""
     module = str(frame.f_globals.get("__name__", ""))
     package, catalog = module.partition(".")[0], installed()
     if package in {"ni_framework", *(entry.package for entry in catalog.entries if entry.is_own)}:
-        return None
+        return []
     known = [entry for entry in catalog.entries if entry.kind in KINDS and entry.package == package]
-    entries = [entry for entry in known if not catalog.refusal(entry)]
-    if not entries:
-        return None
+    usable = [entry for entry in known if not catalog.refusal(entry)]
+    nearest = max((_common(entry.module, module) for entry in usable), default=0)
+    return [entry for entry in usable if _common(entry.module, module) == nearest]
 
-    def likeness(entry: Entry) -> tuple[bool, int]:
-        """Its own class first, then the module nearest to the frame's, for several may share a package."""
-        common = takewhile(lambda pair: pair[0] == pair[1], zip(entry.module, module, strict=False))
-        return _is_of(entry, frame), len(list(common))
 
-    return max(entries, key=likeness)
+def _common(one: str, other: str) -> int:
+    """How many names two dotted paths begin with together."""
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _is_of(entry: Entry, frame: FrameType) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from ni_framework import recipe as recipes
 from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.discover import Entry, discover
-from ni_framework.registry.requires import unmet
+from ni_framework.registry.requires import shell_quoted, unmet
 
 if TYPE_CHECKING:
     from ni_framework.recipe import Recipe
@@ -46,7 +45,7 @@ def recipe_in(
             if not origins or (kind, component) not in origins:
                 raise
             distribution, version = origins[kind, component]
-            hint = f"pip install {shlex.quote(f'{distribution}=={version}')}"
+            hint = f"pip install {shell_quoted(f'{distribution}=={version}')}"
             message = f"{kind} `{component}` came from {distribution} {version}, which is not installed here"
             raise PluginError([Problem(message, hint=hint)]) from error
 

@@ -27,7 +27,12 @@ def unmet(text: str) -> Problem | None:
 
 def install_line(requirement: Requirement) -> str:
     """The command that installs what is required."""
-    return f"pip install {shlex.quote(str(_unmarked(requirement)))}"
+    return f"pip install {shell_quoted(str(_unmarked(requirement)))}"
+
+
+def shell_quoted(text: str) -> str:
+    """A requirement as a shell takes it, in quotes whether it needs them or not, so that all look alike."""
+    return shlex.quote(text) if "'" in text else f"'{text}'"
 
 
 def _fault(requirement: Requirement) -> str | None:

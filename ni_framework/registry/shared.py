@@ -77,11 +77,12 @@ class Shared:
         Global random numbers that were drawn or seeded are put back without a word: some of the most used libraries draw
         some while they are imported, and nothing is left of it.
         """
-        changed = [name for before in self._before for name in _restored(*before)]
+        changed = []
         for (name, read, write), before in zip(_SETTINGS, self._settings, strict=True):
             if read() != before:
                 write(before)
                 changed.append(name)
+        changed += sorted(name for before in self._before for name in _restored(*before))
         torch.set_rng_state(self._numbers[0])
         numpy.random.set_state(self._numbers[1])
         random.setstate(self._numbers[2])

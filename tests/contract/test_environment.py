@@ -50,7 +50,7 @@ def test_requirement_that_is_not_met(install: Install, tmp_path: Path, monkeypat
         "needy.yaml:2:25: error: requires.1: ni-nobody is not installed\n"
         "    requires: [ni-odd>=0.2, ni-nobody]\n"
         "                            ^\n"
-        "  help: pip install ni-nobody"
+        "  help: pip install 'ni-nobody'"
     )
 
 

@@ -192,10 +192,18 @@ def test_a_recipe_in_a_checkpoint_reads_no_other_file(checkpoint: Path) -> None:
 
 
 def test_a_checkpoint_of_this_format_stays_readable(tmp_path: Path) -> None:
-    """One that an earlier ni_framework has written: it loads, answers as it did, and training goes on from it."""
+    """One that an earlier ni_framework has written: it loads, answers as it did, and training goes on from it.
+
+    That the files of some components have changed since is told.
+    """
     kept = Path(__file__).parent / "format2"
     manifest = check_files(kept)
-    model, recipe = load_checkpoint(kept)
+    notes: list[str] = []
+    model, recipe = load_checkpoint(kept, tell=notes.append)
+    (note,) = notes
+    assert note.startswith(f"{kept}: its model answers as it did, though code has changed since it was saved: body ")
+    assert note.endswith("of ni-framework 0.1.0, now the same version")
+    assert "router" not in note  # its file is what it was
     assert (recipe.train.steps, manifest.step, manifest.evaluated) == (2, 1, False)
     assert golden_difference(model, read_tensors(kept, manifest, "golden.safetensors")) == []
     assert resume(kept, run=tmp_path / "run")["metrics"]["test/accuracy"] > 0
