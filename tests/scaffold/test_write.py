@@ -17,7 +17,7 @@ from ni_framework.scaffold.write import write_plugin
 from tests.cli.conftest import Ni, ni  # noqa: F401  a fixture
 
 ROOT = Path(__file__).parents[2]
-FILE = '''
+FILE = '''\
 """Two components in one file."""
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_installs_with_pip_and_passes_its_own_tests(written: Path) -> None:
 
 
 def test_is_written_as_we_write(written: Path) -> None:
-    """Ruff's rules and format, as pyproject.toml sets them."""
+    """Ruff's rules and format, as pyproject.toml sets them; which imports are its own, a folder among others cannot tell."""
     config = ("--config", str(ROOT / "pyproject.toml"), "--no-cache")
     run(
         sys.executable,
@@ -92,7 +92,7 @@ def test_is_written_as_we_write(written: Path) -> None:
         "check",
         *config,
         "--ignore",
-        "INP",
+        "I001",
         *map(str, written.glob("ni-*")),
         where=written,
     )
@@ -101,7 +101,9 @@ def test_is_written_as_we_write(written: Path) -> None:
 
 def test_what_a_package_needs(written: Path) -> None:
     folder = written / "ni-both"
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+    assert {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "cache" not in str(path)
+    } == {
         ".github/workflows/test.yml",
         ".gitignore",
         "LICENSE",
