@@ -35,6 +35,8 @@ Ni = Callable[..., Result]
 def ni(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ni:
     """Runs `ni` with these arguments; a traceback is a failure of any test."""
     logging.captureWarnings(False)
+    monkeypatch.setenv("NI_PLUGINS", "")  # so that it is taken back, whatever --no-plugins does to it
+    monkeypatch.delenv("NI_PLUGINS")
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["ni", *map(str, arguments)])

@@ -55,8 +55,7 @@ train: {steps: 2, batch: 9}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("NI_PLUGINS", raising=False)
+def _nothing_stays() -> Iterator[None]:
     forget()
     yield
     forget_files()
