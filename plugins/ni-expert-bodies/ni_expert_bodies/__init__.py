@@ -1,0 +1,1 @@
+"""Bodies beside lines of code, as components: they import only what any plugin may."""
