@@ -34,7 +34,7 @@ class Convolution(Body):
     goes over all elements that the function takes and has a weight k_u for each feature, made from the code too: by it
     elements that lie on no grid, CLS and temporary ones, see and are seen; of the first they have none. Source: depth-wise
     convolution, Chollet 2017, "Xception"; normalised by what is there: Knutsson and Westin 1993, "Normalized and differential
-    convolution", equation 5, Liu et al. 2018, "Image inpainting for irregular holes using partial convolutions", equation 1.
+    convolution", Liu et al. 2018, "Image inpainting for irregular holes using partial convolutions", equation 1.
     """
 
     api = 1

@@ -18,7 +18,7 @@ class ExpertChoice(AffinityRouter):
     c_ui = softmax_u(s_u . t_i / sigma) where u takes i, else 0: an element may be taken by several functions, in sum at most 1,
     or by none, and then keeps its state. CLS elements compete like all others. All functions are used equally by design, so
     there is no loss for it; "router_z" (`losses`) stays. Source: Zhou et al., "Mixture-of-experts with expert choice routing",
-    2022, equations 1 and 2. There functions choose among a whole batch's elements; here within each sample, so that an answer
+    2022. There functions choose among a whole batch's elements; here within each sample, so that an answer
     does not hang on its neighbours, and V counts the elements that are present. Elements liked as much as the last one taken
     are taken too: no order of elements decides.
     """
