@@ -20,6 +20,7 @@ from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.packed import PackedPairs
 from ni_framework.options import Choice
 from ni_framework.recipe import Recipe
+from ni_framework.testing import conformance
 
 B, U, D, C = 3, 4, 6, 5
 GRID = 2, 3
@@ -45,6 +46,9 @@ BODIES = {
     "wide": "{use: convolution, kernel: 5, linear: plain}",
 }
 EACH = pytest.mark.parametrize("name", BODIES)
+
+test_conformance_of_experts = conformance(Experts, hidden=7)
+test_conformance_of_convolution = conformance(Convolution, linear="hyper")
 
 
 def recipe_of(folder: Path, body: str, *overrides: str) -> Recipe:

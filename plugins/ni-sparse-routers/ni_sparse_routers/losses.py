@@ -14,12 +14,17 @@ def balance(probability_BUV: Tensor, opened_BUV: Tensor, present_BV: Tensor | No
     """
     opened_BUV = opened_BUV.to(probability_BUV.dtype)
     used_BU = _mean(opened_BUV / opened_BUV.sum(dim=1, keepdim=True), present_BV)
-    return probability_BUV.shape[1] * (used_BU * _mean(probability_BUV, present_BV)).sum(dim=1).mean()
+    return probability_BUV.shape[1] * _over_samples((used_BU * _mean(probability_BUV, present_BV)).sum(dim=1))
 
 
 def router_z(logit_BUV: Tensor, present_BV: Tensor | None) -> Tensor:
     """Mean of (log sum_u exp l_ui)^2, a scalar. Source: Zoph et al., "ST-MoE", 2022, equation 5."""
-    return _mean(logit_BUV.logsumexp(dim=1).square(), present_BV).mean()
+    return _over_samples(_mean(logit_BUV.logsumexp(dim=1).square(), present_BV))
+
+
+def _over_samples(value_B: Tensor) -> Tensor:
+    """The mean over samples; 0 where there is none."""
+    return value_B.sum() / max(len(value_B), 1)
 
 
 def _mean(value: Tensor, present_BV: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from ni_framework.model.noise import KeyedNoise
 from ni_framework.nn.kernel import unit
 from ni_framework.nn.random import keys
 from ni_framework.recipe import Recipe
+from ni_framework.testing import conformance
 
 B, U, V, T = 3, 5, 7, 6
 SIZES = Sizes(width=8, functions=U, code=4, type=T, grid=None)
@@ -40,6 +41,10 @@ model:
 data: {use: digits}
 train: {steps: 3, batch: 8}
 """
+
+test_conformance_of_top_k = conformance(TopK)
+test_conformance_of_top_k_of_all = conformance(TopK, k=1, share="all")
+test_conformance_of_expert_choice = conformance(ExpertChoice, capacity=1.5)
 
 
 def small_recipe(folder: Path, router: str, *overrides: str) -> Recipe:
