@@ -67,7 +67,7 @@ def prove(
     except RecipeError as error:
         differences = [f"its recipe does not fit any more: {problem.message}" for problem in error.problems]
     except CheckpointError as error:
-        differences = [f"its weights do not fit any more: {str(error).partition(': ')[2]}"]
+        differences = [str(error)]
     if differences:
         raise CheckpointError(
             "\n  ".join([_HEAD.format(folder), *map(str, changed), *differences, _help(folder, changed)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from ni_framework.registry import Entry, installed
 from ni_framework.registry.requires import shell_quoted
 from ni_framework.registry.resolve import component
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.+!/-]+")
 _TOLD = ("component", "distribution", "version")
 SAMPLES = 64  # of each part of the data that its fingerprint reads
 
@@ -143,7 +145,7 @@ class Locked:
     name: str
     distribution: str
     version: str
-    sha256: str | None  # of its source
+    sha256: Any  # of its source, as text; None if it had none
 
     @property
     def origin(self) -> str:
@@ -162,16 +164,17 @@ class Locked:
 
 
 def locked(lock: Mapping[str, Any]) -> dict[str, Locked]:
-    """The components in a lock, by their key paths; what is not as `lock_of` writes it is passed over."""
+    """The components in a lock, by their key paths.
+
+    What is not as `lock_of` writes it is passed over: the words of a checkpoint are shown to people, and given to pip.
+    """
     found: dict[str, Locked] = {}
     components = lock.get("components")
     for path, record in components.items() if isinstance(components, Mapping) else ():
-        values = [record.get(key) for key in _TOLD] if isinstance(record, Mapping) else []
-        texts = [value for value in values if isinstance(value, str)]
-        if len(texts) == len(_TOLD):
-            source = record.get("source_sha256")
-            kind, _, name = texts[0].partition("/")
-            found[path] = Locked(kind, name, *texts[1:], source if isinstance(source, str) else None)
+        told = [str(record.get(key)) for key in _TOLD] if isinstance(record, Mapping) else []
+        if told and all(map(_PLAIN.fullmatch, (path, *told))):
+            kind, _, name = told[0].partition("/")
+            found[path] = Locked(kind, name, told[1], told[2], record.get("source_sha256"))
     return found
 
 

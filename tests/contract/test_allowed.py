@@ -79,7 +79,6 @@ def test_what_is_not_allowed_is_not_imported(
     assert not (small / "imported").exists()
     assert ni("check", "small.yaml").code == 0
     assert installed().names("body") == ["lines_of_code"]
-    monkeypatch.setenv("NI_PLUGINS", "ni-odd")
 
 
 def test_one_of_two_with_a_name_may_be_left_out(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,9 @@ def test_random_numbers_are_put_back(install: Install) -> None:
     install("ni_odd", f"{BODY}\ntorch.manual_seed(0); numpy.random.seed(0); random.seed(0)", ENTRY)
     expected = []
     for _ in range(2):
-        torch.manual_seed(5), numpy.random.seed(5), random.seed(5)
+        torch.manual_seed(5)
+        numpy.random.seed(5)
+        random.seed(5)
         if expected:
             component("body", "odd")
         expected.append((torch.rand(1).item(), numpy.random.rand(), random.random()))

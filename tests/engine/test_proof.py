@@ -163,7 +163,7 @@ def test_overrides_do_not_count(run: Path, swirl: Swirl, ni: Ni) -> None:  # noq
 FITTING = {
     "weights": (
         SWIRL.replace("self.shift", "self.moved"),
-        "its weights do not fit any more: does not fit the model: it lacks scripts.0.body.moved.weight (and 3 more); use a "
+        "{folder}: does not fit the model: it lacks scripts.0.body.moved.weight (and 3 more); use a "
         "recipe with the same model as the checkpoint's",
     ),
     "options": (
@@ -177,6 +177,7 @@ FITTING = {
 def test_code_that_does_not_fit_is_named(name: str, run: Path, swirl: Swirl) -> None:
     """Rather than a key that nobody has written."""
     body, difference = FITTING[name]
+    difference = difference.format(folder=lock_body(run))
     swirl.put(version="0.2", body=body)
     with pytest.raises(CheckpointError) as caught:
         load_model(run)
@@ -237,10 +238,15 @@ def test_every_file_of_a_plugin_counts(run: Path, swirl: Swirl) -> None:
     assert len({first, second, source_digest(entry)}) == 3
 
 
+ESCAPING = {
+    "components": {"model.body": {"component": "body/swirl", "distribution": "x'; \x1b[2J", "version": "1"}},
+}
+
+
 def test_a_lock_that_says_little_proves_little(run: Path) -> None:
     """It is no reason to fail: the checkpoint's files are whole."""
     checkpoint = run / "checkpoints" / "step-6"
-    for lock in ({}, {"components": []}, {"components": {"model.body": 3, "data": {"component": ["x"]}}}):
+    for lock in ({}, {"components": []}, {"components": {"model.body": 3, "data": {"component": ["x"]}}}, ESCAPING):
         rewritten(checkpoint, "lock.json", json.dumps(lock).encode())
         load_model(checkpoint)
     rewritten(checkpoint, "lock.json", b"[]")
