@@ -136,7 +136,7 @@ def proven(folder: Path, manifest: Manifest) -> str | None:
         folder,
         read_lock(folder, manifest),
         lambda: _made(folder, manifest)[0],
-        lambda: read_tensors(folder, manifest, GOLDEN),
+        lambda model: read_golden(folder, manifest, model),
     )
 
 
@@ -207,6 +207,14 @@ def load_weights(model: Interpreter, folder: Path, manifest: Manifest, name: str
         )
     with torch.no_grad():
         model.load_state_dict(stored)
+
+
+def read_golden(folder: Path, manifest: Manifest, model: Interpreter) -> dict[str, Tensor]:
+    """The golden batch of a checkpoint; raises `CheckpointError` if it is none for this model."""
+    golden = read_tensors(folder, manifest, GOLDEN)
+    if "inputs" not in golden or golden["inputs"].shape[1:] != model.input.shape:
+        raise CheckpointError(f"{folder / GOLDEN}: holds no inputs for this model; use another checkpoint")
+    return golden
 
 
 def _kind(tensor: Tensor) -> str:

@@ -52,7 +52,7 @@ def prove(
     folder: Path,
     lock: Mapping[str, Any],
     remake: Callable[[], Interpreter],
-    golden: Callable[[], Mapping[str, Tensor]],
+    golden: Callable[[Interpreter], Mapping[str, Tensor]],
 ) -> str | None:
     """What is to be told of a model whose components' sources have changed and that still answers the golden batch as it did.
 
@@ -63,7 +63,8 @@ def prove(
     if not changed:
         return None
     try:
-        differences = golden_difference(remake(), golden())
+        model = remake()
+        differences = golden_difference(model, golden(model))
     except RecipeError as error:
         differences = [f"its recipe does not fit any more: {problem.message}" for problem in error.problems]
     except CheckpointError as error:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from ni_framework.engine.checkpoint import inference_weights, load_weights, read_lock, read_recipe, read_tensors
+from ni_framework.engine.checkpoint import inference_weights, load_weights, read_golden, read_lock, read_recipe
 from ni_framework.engine.golden import golden_difference
-from ni_framework.engine.manifest import GOLDEN, check_files
+from ni_framework.engine.manifest import check_files
 from ni_framework.engine.provenance import lock_difference, lock_of
 from ni_framework.errors import RunError
 from ni_framework.model.compose import build_data, build_model
@@ -42,7 +42,6 @@ def verify(folder: Path) -> Verdict:
     now = lock_of(recipe, splits)
     if splits is None:
         lock.pop("data", None)
-    golden = read_tensors(folder, manifest, GOLDEN)
-    differences = golden_difference(model, golden) + lock_difference(lock, now)
+    differences = golden_difference(model, read_golden(folder, manifest, model)) + lock_difference(lock, now)
     compared = [f"{len(manifest.files) + 1} files", f"{len(now['components'])} components", "golden batch"]
     return Verdict((*compared, *(["data"] if splits is not None else [])), tuple(differences), tuple(left_out))

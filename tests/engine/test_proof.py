@@ -280,7 +280,9 @@ def test_a_golden_batch_of_another_model(tmp_path: Path) -> None:
     lock["components"]["model.router"]["source_sha256"] = None
     rewritten(checkpoint, "lock.json", json.dumps(lock).encode())
     rewritten(checkpoint, "golden.safetensors", save({"inputs": torch.zeros(2, 3, 8, 8)}))
-    with pytest.raises(CheckpointError, match="\n  golden batch: holds no inputs for this model\n"):
+    with pytest.raises(
+        CheckpointError, match=r"\n  \S+golden.safetensors: holds no inputs for this model; use another checkpoint\n"
+    ):
         load_model(checkpoint)
 
 
