@@ -23,7 +23,7 @@ class CodebookOptions:
     heads: int = option(default=4, ge=1, help="segments of a vector, each of which becomes one entry, G")
     entries: int = option(default=64, ge=2, help="number of entries in the codebook, shared by all segments, L")
     commitment: float = option(default=0.25, ge=0, help="weight of the loss that draws segments to their entries")
-    decay: float = option(default=0.99, ge=0, lt=1, help="how slowly entries follow what they replace, per step")
+    decay: float = option(default=0.9, ge=0, lt=1, help="how slowly entries follow what they replace, per step")
 
 
 class AroundCodebook(Component):

@@ -169,6 +169,17 @@ def test_a_closed_pair_counts_for_nothing() -> None:
     assert float(told[0].statistics["codebook.use"].sum()) == pytest.approx(3 * float(c_BUV.sum()))
 
 
+def test_no_pair_is_closed_to_save_its_commitment() -> None:
+    """The loss's weights are compatibilities, and it moves none of them, only what the function answers."""
+    body, c_BUV = script_of(model_of()).body, compatibilities().requires_grad_()
+    rows_RD = randn(U, B, V, D, seed=5).requires_grad_()
+    body.inner.forward = lambda *_: rows_RD
+    loss = body(randn(B, V, D, seed=2), None, DensePairs(c_BUV)).losses["message_commitment"]
+    to_rows, to_c = torch.autograd.grad(loss, [rows_RD, c_BUV], allow_unused=True)
+    assert to_rows.any()
+    assert to_c is None
+
+
 def test_masked_elements_count_for_nothing() -> None:
     """In losses and statistics of the whole model, whatever stands in their place."""
     model, mask = model_of("model.input.positions=absolute"), torch.tensor([[True, True, False, True]] * 3)
