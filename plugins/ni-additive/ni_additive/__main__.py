@@ -28,12 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ni_additive.picture import picture
 
     try:
-        given.output.write_bytes(picture(explained(given.run, given.samples, given.task)))
+        content = picture(explained(given.run, given.samples, given.task))
     except NIError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    try:
+        given.output.write_bytes(content)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; choose another place for --output", file=sys.stderr)
+        print(f"error: {given.output}: {error.strerror}; choose another place for --output", file=sys.stderr)
         return 1
     return 0
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from ni_additive.head import Additive
@@ -16,8 +16,7 @@ from ni_framework.model.interpreter import known_tasks
 from ni_framework.model.trace import trace
 
 
-@frozen
-class Explained:
+class Explained(NamedTuple):
     """Samples, their classes, and the contributions to the predicted class at the places of the elements."""
 
     image: Tensor  # [B, channels, rows, columns]

@@ -49,7 +49,7 @@ def picture(explained: Explained) -> bytes:
         right.imshow(explained.contribution[sample].numpy(), cmap=colours.cmap, norm=colours.norm)
         total = float(explained.contribution[sample].sum())
         right.set_xlabel(f"sum {total:+.1f}", fontsize=8, labelpad=2)
-    bar = figure.colorbar(colours, ax=panels, shrink=0.9, aspect=30, pad=0.02)
+    bar = figure.colorbar(colours, ax=panels, shrink=0.9, aspect=15 * rows, pad=0.02)
     bar.set_label("contribution to\nthe predicted class", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     FigureCanvasAgg(figure)
