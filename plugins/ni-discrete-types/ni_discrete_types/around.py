@@ -55,13 +55,13 @@ class AroundCodebook(Component):
         """The result with the inner answer's losses and statistics and, in training, one's own.
 
         The loss is the mean over samples of each sample's weighted mean of the gaps, which is the same however a batch is
-        divided; a sample in which nothing counts adds 0.
+        divided; a sample in which nothing counts adds 0, and no samples are 0.
         """
         losses, passed = dict(inner.losses), {f"{_INNER}{name}": value for name, value in inner.statistics.items()}
         if self.training:
             weight_B = weight_BX.sum(dim=1)
             mean_B = (weight_BX * gap_BX).sum(dim=1) / torch.where(weight_B > 0, weight_B, 1)
-            losses[loss] = losses.get(loss, 0) + self.commitment * mean_B.mean()
+            losses[loss] = losses.get(loss, 0) + self.commitment * mean_B.sum() / max(len(mean_B), 1)
             passed |= {f"{_OWN}{name}": value for name, value in statistics.items()}
         return Answer(result, losses, passed)
 

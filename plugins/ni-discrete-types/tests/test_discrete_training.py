@@ -56,6 +56,18 @@ def test_training_moves_the_codebooks_alike_however_a_batch_is_divided() -> None
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_no_samples_lose_nothing() -> None:
+    """A process without samples takes part: losses of 0, gradients of 0."""
+    model = build_model(recipe_of()).train()
+    losses = model(torch.empty(0, 1, 8, 8), detail="losses").losses
+    assert [float(loss.detach()) for loss in losses.values()] == [0, 0]
+    torch.stack(list(losses.values())).sum().backward()
+    script = next(iter(model.scripts))
+    for parameter in [*script.type_inference.parameters(), *script.body.parameters()]:
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+
+
 def test_one_around_another() -> None:
     """Losses add up, and each takes in its own statistics, though they are of one kind and one name."""
     recipe = recipe_of(
