@@ -92,7 +92,7 @@ class Noise(Protocol):
 
 
 class Context(NamedTuple):
-    """What a router may know of the forward that it is part of."""
+    """What a component may know of the forward that it is part of."""
 
     iteration: int  # of its script, from 0
     present_BV: Tensor | None  # False where an element is masked; None: nothing is
@@ -187,8 +187,8 @@ class TypeInference(Component, ABC):
     """Where in type space each element lies. Built as `cls(config, sizes, build)`."""
 
     @abstractmethod
-    def forward(self, x_BVD: Tensor) -> Tensor | Answer:
-        """[B, V, D] -> [B, V, T]; brought to length one by the script."""
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor | Answer:
+        """[B, V, D] -> [B, V, T]; brought to length one by the script. What masked elements get is not used."""
 
 
 class Router(Component, ABC):

@@ -185,7 +185,7 @@ class Script(nn.Module):
 
     def _route(self, x_BVD: Tensor, signature_UT: Tensor, context: Context, told: _Told) -> Tensor:
         """Compatibilities [B, U, V], in full precision: which pairs are open must not hang on a rounding."""
-        type_BVT = told.by("type_inference", self.type_inference(x_BVD))
+        type_BVT = told.by("type_inference", self.type_inference(x_BVD, context))
         device = "cpu" if x_BVD.is_meta else x_BVD.device.type  # the meta device has no autocast
         with torch.autocast(device, enabled=False):
             type_BVT = unit(type_BVT.to(signature_UT.dtype))

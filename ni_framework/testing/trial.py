@@ -32,7 +32,7 @@ AXES: Mapping[str, str] = {
 }
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "embedding": (),
-    "type_inference": ("x",),
+    "type_inference": ("x", "key"),
     "router": ("type", "signature", "key"),
     "body": ("x", "code", "compatibility"),
     "halting": ("x", "left", "key"),
@@ -152,7 +152,7 @@ def call_with(module: Any, trial: Trial, given: Mapping[str, Tensor]) -> Told:
             signature_UT, code_UC = module()
             return Told({"signature": signature_UT, "code": code_UC})
         case "type_inference":
-            return _told("type", module(given["x"]))
+            return _told("type", module(given["x"], trial.context(given)))
         case "router":
             return _told("compatibility", module(given["type"], given["signature"], trial.context(given)))
         case "halting":

@@ -34,11 +34,11 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         "  help: did you mean `steps`?\n",
     ),
     "unknown component": (
-        ("check", "small.yaml", "model.router=kernl"),
+        ("check", "small.yaml", "model.body.linear=modln"),
         3,
-        "override 'model.router=kernl': error: model.router: there is no router `kernl`\n    model.router=kernl\n"
-        "                 ^\n  help: did you mean `kernel`? installed are: always_open, function_dropout, gumbel_kernel, kernel, "
-        "quantised, stochastic_kernel, straight_through_kernel, unnormalised_kernel\n",
+        "override 'model.body.linear=modln': error: model.body.linear: there is no linear `modln`\n"
+        "    model.body.linear=modln\n                      ^\n"
+        "  help: did you mean `modlin`? installed are: gated, hyper, modlin, plain\n",
     ),
     "patch does not divide": (
         ("check", "small.yaml", "model.input.patch=3"),

@@ -64,7 +64,7 @@ def test_what_is_not_allowed_is_not_imported(
     """It is listed so, and a recipe that names it stops with the reason; its name is not among those to choose from."""
     install("ni_odd", f"open({str(small / 'imported')!r}, 'w')\n{BODY}", ENTRY)
     monkeypatch.setenv("NI_PLUGINS", text)
-    assert "body            odd                      ni-odd        0.1      not allowed" in ni("ls").out.splitlines()
+    assert ["body", "odd", "ni-odd", "0.1", "not", "allowed"] in [line.split() for line in ni("ls").out.splitlines()]
     (row,) = [row for row in ni("ls", "--load", "--json").json if row["name"] == "odd"]
     reason, hint = Allowed(text).refusal("ni-odd") or ("", "")
     assert (row["remark"], row["status"]) == ("not allowed", reason)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ni_framework.errors import PluginError, RecipeError
-from ni_framework.registry import load_recipe
+from ni_framework.registry import installed, load_recipe
 from ni_framework.registry.requires import unmet
 
 from .installing import Install
@@ -77,7 +77,7 @@ def test_absent_distribution_explains_an_unknown_component(tmp_path: Path, monke
         "needy.yaml:10:15: error: model.body: there is no body `swirl`\n"
         "      body: {use: swirl}\n"
         "                  ^\n"
-        "  help: installed are: lines_of_code; install the distribution that provides it"
+        f"  help: installed are: {', '.join(installed().names('body'))}; install the distribution that provides it"
     )
     Path("needy.yaml").write_text(text.replace("width", "widht"))
     with pytest.raises(RecipeError) as mistaken:

@@ -186,13 +186,13 @@ def test_unknown_component_with_a_likeness(install: Install) -> None:
         "recipe:10:15: error: model.body: there is no body `lines_of_cod`\n"
         "      body: {use: lines_of_cod}\n"
         "                  ^\n"
-        "  help: did you mean `lines_of_code`? installed are: lines_of_code, odd"
+        f"  help: did you mean `lines_of_code`? installed are: {', '.join(installed().names('body'))}"
     )
 
 
 def test_unknown_component_without_a_likeness() -> None:
     assert refused("{use: zzz}").splitlines()[-1] == (
-        "  help: installed are: lines_of_code; install the distribution that provides it"
+        f"  help: installed are: {', '.join(installed().names('body'))}; install the distribution that provides it"
     )
 
 

@@ -19,7 +19,7 @@ import torch
 from ni_framework.contracts import Body, Router
 from ni_framework.elementwise import elementwise
 
-class TopK(Router):
+class SoftChoice(Router):
     """Opens everything."""
     def __init__(self, config, sizes, build):
         super().__init__()
@@ -30,7 +30,7 @@ class TopK(Router):
 class MLPBody(Body):
     """Base of nothing."""
 
-class _Hidden(TopK):
+class _Hidden(SoftChoice):
     """Not meant for recipes."""
 
 @elementwise
@@ -47,7 +47,7 @@ model:
   functions: 5
   code: 7
   type: 6
-  router: top_k
+  router: soft_choice
   body: {use: shift, size: 2.0}
 data: {use: digits}
 train: {steps: 2, batch: 9}
@@ -73,7 +73,7 @@ def swirl(tmp_path: Path) -> Path:
 def test_names_follow_from_classes(swirl: Path) -> None:
     """Base classes and hidden ones are no components."""
     assert {(entry.kind, entry.name, entry.source) for entry in entries_in(swirl)} == {
-        ("router", "top_k", "swirl.py"),
+        ("router", "soft_choice", "swirl.py"),
         ("body", "shift", "swirl.py"),
     }
 
@@ -105,8 +105,8 @@ def test_a_file_hides_no_module(tmp_path: Path) -> None:
     path.write_text(SOURCE)
     use_file(str(path))
     forget()
-    assert component("router", "top_k").__module__ == "ni_one_file_torch"
-    assert "top_k" in installed().names("router")
+    assert component("router", "soft_choice").__module__ == "ni_one_file_torch"
+    assert "soft_choice" in installed().names("router")
 
 
 FAULTS = {
@@ -139,7 +139,7 @@ def test_no_file(tmp_path: Path, ni: Ni) -> None:  # noqa: F811
 def test_a_reserved_name(tmp_path: Path, ni: Ni) -> None:  # noqa: F811
     """A file cannot take the place of a component of ours."""
     path = tmp_path / "swirl.py"
-    path.write_text(SOURCE.replace("TopK", "Kernel"))
+    path.write_text(SOURCE.replace("SoftChoice", "Kernel"))
     use_file(str(path))
     forget()
     assert component("router", "kernel").__module__ == "ni_standard.kernels"

@@ -12,17 +12,12 @@ from torch.nn import functional as F
 from ni_framework.contracts import (
     Answer,
     Batch,
-    Body,
     Context,
-    Data,
-    Halting,
-    Head,
-    Input,
     Pairs,
-    Router,
     TypeInference,
 )
 from ni_framework.options import config, option
+from tests.testing.sound import Answers, Halves, Numbers, Pieces, Shares, Split, Steps, Types
 
 PLANTED: list[tuple[str, type, str]] = []
 
@@ -37,128 +32,6 @@ def planted(check: str, said: str) -> Any:
         return cls
 
     return register
-
-
-class Types(TypeInference):
-    """A linear map: what is without a fault."""
-
-    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
-        super().__init__()
-        self.linear = nn.Linear(sizes.width, sizes.type)
-
-    def forward(self, x_BVD: Tensor) -> Any:
-        return self.linear(x_BVD)
-
-
-class Steps(Body):
-    """Adds what the code says to every element: what is without a fault."""
-
-    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
-        super().__init__()
-        self.linear = nn.Linear(sizes.code, sizes.width)
-
-    def prepare(self, code_UC: Tensor, num_elements: int) -> Any:
-        return self.linear(code_UC)
-
-    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Any:
-        return pairs.share(x_BVD) + pairs.spread(prepared)
-
-
-class Shares(Router):
-    """A softmax over functions: what is without a fault."""
-
-    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.empty(1))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.ones_(self.scale)
-
-    def logits(self, type_BVT: Tensor, signature_UT: Tensor) -> Tensor:
-        return self.scale * torch.einsum("ut,bvt->buv", signature_UT, type_BVT)
-
-    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Any:
-        return torch.softmax(self.logits(type_BVT, signature_UT), dim=1)
-
-
-class Pieces(Input):
-    """Numbers one by one: what is without a fault."""
-
-    def __init__(self, config: Any, width: int) -> None:
-        super().__init__()
-        self.shape, self.num_elements, self.grid = (6,), 6, (3, 2)
-        self.linear = nn.Linear(1, width)
-
-    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
-        inputs = inputs if mask_BN is None else torch.where(mask_BN, inputs, 0)
-        return self.linear(inputs.unsqueeze(-1))
-
-
-class Answers(Head):
-    """A linear map for each task: what is without a fault."""
-
-    def __init__(self, config: Any, width: int, tasks: Any) -> None:
-        super().__init__()
-        self.names = list(tasks)
-        self.cls = nn.Parameter(torch.empty(len(tasks), width))
-        self.maps = nn.ModuleDict({task: nn.Linear(width, classes) for task, classes in tasks.items()})
-
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.cls)
-
-    def start(self, tasks: Any) -> tuple[Tensor, int]:
-        return self.cls[[self.names.index(task) for task in tasks]], 1
-
-    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Any) -> dict[str, Tensor]:
-        return {task: self.maps[task](x_BVD[:, place]) for place, task in enumerate(tasks)}
-
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, reduction="none")
-
-    def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return {"loss": self.loss(logits, target)}
-
-
-class Halves(Halting):
-    """Halves of what is left, moved a little by the state: what is without a fault."""
-
-    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
-        super().__init__()
-        self.linear = nn.Linear(sizes.width, 1)
-
-    def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor:
-        return left_BV * torch.sigmoid(self.linear(x_BVD)).squeeze(-1)
-
-    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
-        late_BV = (torch.arange(len(halt_IBV))[:, None, None] * halt_IBV).sum(dim=0)
-        present_BV = torch.ones_like(late_BV, dtype=torch.bool) if present_BV is None else present_BV
-        return {"late": torch.where(present_BV, late_BV, 0).sum() / present_BV.sum().clamp_min(1)}
-
-
-class _Split:
-    def __len__(self) -> int:
-        return 40
-
-    def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
-        return Batch(index_B[:, None].float().expand(-1, 4), {"a": index_B % 3})
-
-
-class Numbers(Data):
-    """Numbers in order: what is without a fault."""
-
-    split: Any = _Split
-
-    def __init__(self, config: Any, build: Any) -> None:
-        self.shape, self.tasks = (4,), {"a": 3}
-
-    def open(self) -> Any:
-        return {"train": self.split(), "test": self.split()}
-
-
-SOUND = (Types, Steps, Shares, Pieces, Answers, Halves, Numbers)
 
 
 @planted("documented", "has no docstring")
@@ -241,46 +114,46 @@ class Forgetful(Types):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.offset)
 
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD) + self.offset
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context) + self.offset
 
 
 @planted("repeatable", "its forward draws from torch's global generator")
 class Drawing(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD) * (torch.rand(()).to(x_BVD) if self.training else 1)
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context) * (torch.rand(()).to(x_BVD) if self.training else 1)
 
 
 @planted("stateless", "its forward stores something on self.last")
 class Keeping(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
         self.last = x_BVD
-        return super().forward(x_BVD)
+        return super().forward(x_BVD, context)
 
 
 @planted("stateless", "its forward changes offset")
 class Counting(Forgetful):
-    def forward(self, x_BVD: Tensor) -> Tensor:
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
         self.offset += 1
-        return super().forward(x_BVD)
+        return super().forward(x_BVD, context)
 
 
 @planted("told", "its loss `far` is no finite scalar")
 class Lossy(Types):
-    def forward(self, x_BVD: Tensor) -> Answer:
-        return Answer(super().forward(x_BVD), {"far": x_BVD.square().mean(dim=(1, 2))})
+    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
+        return Answer(super().forward(x_BVD, context), {"far": x_BVD.square().mean(dim=(1, 2))})
 
 
 @planted("told", "its statistic `size` of a batch is not the sum of those of its halves")
 class Averaging(Types):
-    def forward(self, x_BVD: Tensor) -> Answer:
-        return Answer(super().forward(x_BVD), statistics={"size": x_BVD.square().mean()})
+    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
+        return Answer(super().forward(x_BVD, context), statistics={"size": x_BVD.square().mean()})
 
 
 @planted("told", "its absorb changes the parameter linear.weight")
 class Absorbing(Types):
-    def forward(self, x_BVD: Tensor) -> Answer:
-        return Answer(super().forward(x_BVD), statistics={"size": x_BVD.square().sum()})
+    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
+        return Answer(super().forward(x_BVD, context), statistics={"size": x_BVD.square().sum()})
 
     def absorb(self, statistics: Any) -> None:
         self.linear.weight.mul_(2)
@@ -288,26 +161,26 @@ class Absorbing(Types):
 
 @planted("shapes", "its type is [3, 8], not BVT [3, 7, 8]")
 class Pooling(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD).mean(dim=1)
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context).mean(dim=1)
 
 
 @planted("shapes", "its type is torch.float32")
 class Single(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD).float()
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context).float()
 
 
 @planted("batch", "when sample 0 is asked about alone")
 class Normalising(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD - x_BVD.mean(dim=0))
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD - x_BVD.mean(dim=0), context)
 
 
 @planted("elements", "when the elements come in another order")
 class Numbering(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD) * torch.arange(1, x_BVD.shape[1] + 1).to(x_BVD)[:, None]
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context) * torch.arange(1, x_BVD.shape[1] + 1).to(x_BVD)[:, None]
 
 
 @planted("functions", "when the functions come in another order")
@@ -393,21 +266,21 @@ class Secret(Shares):
 
 @planted("bf16", "its type is not finite")
 class Overflowing(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD) * 1e30 * 1e30 / 1e30 / 1e30
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context) * 1e30 * 1e30 / 1e30 / 1e30
 
 
 @planted("fake_tensor", "raises DataDependentOutputException")
 class Branching(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
-        return super().forward(x_BVD) if x_BVD.sum() < 1e9 else x_BVD.new_zeros(())
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context) if x_BVD.sum() < 1e9 else x_BVD.new_zeros(())
 
 
 @planted("compile", "torch.compile cannot take it whole")
 class Breaking(Types):
-    def forward(self, x_BVD: Tensor) -> Tensor:
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
         torch._dynamo.graph_break()
-        return super().forward(x_BVD)
+        return super().forward(x_BVD, context)
 
 
 @planted("compatibilities", "its compatibilities go from -")
@@ -462,20 +335,20 @@ class Eager(Numbers):
 
 @planted("samples", "a batch of train draws from torch's global generator")
 class Shaken(Numbers):
-    class split(_Split):  # noqa: N801
+    class split(Split):  # noqa: N801
         def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
             return Batch(torch.rand(len(index_B), 4), {"a": index_B % 3})
 
 
 @planted("samples", "a sample of train depends on which others are in its batch")
 class Together(Numbers):
-    class split(_Split):  # noqa: N801
+    class split(Split):  # noqa: N801
         def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
             return Batch(index_B[:, None].float().expand(-1, 4) - index_B[0], {"a": index_B % 3})
 
 
 @planted("samples", "targets of train, a, go from 3 to 3, and it has 3 classes")
 class Beyond(Numbers):
-    class split(_Split):  # noqa: N801
+    class split(Split):  # noqa: N801
         def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
             return Batch(index_B[:, None].float().expand(-1, 4), {"a": torch.full_like(index_B, 3)})

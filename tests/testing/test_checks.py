@@ -13,7 +13,8 @@ from ni_framework.testing.case import Case
 from ni_framework.testing.check import CHECKS, Failure, checks_of
 from ni_framework.testing.conform import outcomes
 from ni_framework.testing.importing import import_faults, watch_imports
-from tests.testing.planted import PLANTED, SOUND
+from tests.testing.planted import PLANTED
+from tests.testing.sound import SOUND
 
 
 @pytest.mark.parametrize("cls", SOUND, ids=lambda cls: cls.__name__)
@@ -106,7 +107,8 @@ TEST = """
 import sys
 sys.path[:0] = [{root!r}]
 from ni_framework.testing import conformance
-from tests.testing.planted import Steps, Deaf
+from tests.testing.planted import Deaf
+from tests.testing.sound import Steps
 
 test_steps = conformance(Steps)
 test_deaf = conformance(Deaf)

@@ -29,9 +29,9 @@ class Example(Body):
     def prepare(self, code_UC: Tensor, num_elements: int) -> Tensor:
         return self.strength * torch.tanh(self.angle(code_UC))  # once per forward, [U, D / 2]
 
-    def forward(self, x_BVD: Tensor, angle_UX: Tensor, pairs: Pairs) -> Tensor:
+    def forward(self, x_BVD: Tensor, prepared: Tensor, pairs: Pairs) -> Tensor:
         left_RX, right_RX = pairs.share(x_BVD).chunk(2, dim=-1)  # elements -> rows
-        cos_RX, sin_RX = pairs.spread(angle_UX.cos()), pairs.spread(angle_UX.sin())  # functions -> rows
+        cos_RX, sin_RX = pairs.spread(prepared.cos()), pairs.spread(prepared.sin())  # functions -> rows
         turned_RD = torch.cat([cos_RX * left_RX - sin_RX * right_RX, sin_RX * left_RX + cos_RX * right_RX], dim=-1)
         equal_R11 = torch.zeros_like(turned_RD[..., None, :1])  # with equal keys, attention is the mean, weighted by c,
         mean_RD = pairs.attend(equal_R11, equal_R11, turned_RD.unsqueeze(-2), None).squeeze(-2)  # of its elements

@@ -33,5 +33,5 @@ class Example(Linear):
     def prepare(self, code_UC: Tensor) -> Tensor:
         return self.gain(code_UC)  # [U, rank]
 
-    def forward(self, x_RD: Tensor, gain_UX: Tensor, pairs: Pairs) -> Tensor:
-        return self.shared(x_RD) + F.linear(pairs.spread(gain_UX) * self.into(x_RD), self.out)
+    def forward(self, x_RD: Tensor, prepared: Tensor, pairs: Pairs) -> Tensor:
+        return self.shared(x_RD) + F.linear(pairs.spread(prepared) * self.into(x_RD), self.out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ni_framework.contracts import Build, Sizes, TypeInference
+from ni_framework.contracts import Build, Context, Sizes, TypeInference
 from ni_framework.options import config, option
 
 
@@ -26,5 +26,5 @@ class Example(TypeInference):
             nn.Linear(config.hidden, sizes.type),
         )
 
-    def forward(self, x_BVD: Tensor) -> Tensor:
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
         return self.layers(x_BVD)

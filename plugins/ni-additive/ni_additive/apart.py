@@ -20,6 +20,8 @@ class Apart(Body):
     network. Source: Neural Interpreters, equation 7, after no attention; Nguyen and Martínez, "It's FLAN time!", 2021.
     """
 
+    api = 1
+
     @config
     class Config:
         lines: int = option(default=1, ge=1, help="number of lines in a function")

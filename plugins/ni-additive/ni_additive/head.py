@@ -22,6 +22,8 @@ class Additive(Head):
     contributions would no longer add up. Elements must not have influenced each other for it to be a FLAN: see `apart`.
     """
 
+    api = 1
+
     @config
     class Config:
         depth: int = option(default=1, ge=1, help="layers of phi, each a linear map and a GELU")

@@ -22,6 +22,8 @@ class DiscreteMessages(AroundCodebook, Body):
     (where that is no way to learn compatibilities) and for the codebook, so that closed pairs and masked elements do not.
     """
 
+    api = 1
+
     @config
     class Config(CodebookOptions):
         inner: Choice = component("body", default="lines_of_code", help="the body whose changes are discretised")

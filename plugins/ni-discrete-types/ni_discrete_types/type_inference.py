@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ni_discrete_types.around import AroundCodebook, CodebookOptions
-from ni_framework.contracts import Answer, Build, Choice, Sizes, TypeInference
+from ni_framework.contracts import Answer, Build, Choice, Context, Sizes, TypeInference
 from ni_framework.nn.kernel import unit
 from ni_framework.nn.straight_through import straight_through
 from ni_framework.options import component, config
@@ -17,9 +18,10 @@ class Discrete(AroundCodebook, TypeInference):
     So there are L^G different types. Gradients pass as if nothing was replaced, and the loss "type_commitment" draws the
     segments to their entries: weight * 1/G sum_g |s_g - e_g|^2. Source: Liu et al., "Discrete-valued neural communication",
     2021. We discretise types, which are directions, after they were brought to length one, or the loss would be least where
-    all of them are short. A type inference is not told which elements are masked; the state of these is 0, so an element whose
-    state is 0 counts neither in the loss nor for the codebook.
+    all of them are short. Masked elements, and those that have halted, count neither in the loss nor for the codebook.
     """
+
+    api = 1
 
     @config
     class Config(CodebookOptions):
@@ -31,10 +33,12 @@ class Discrete(AroundCodebook, TypeInference):
         super().__init__(config, sizes.type, "types", "model.type")
         self.inner = build("type_inference", config.inner, sizes, build)
 
-    def forward(self, x_BVD: Tensor) -> Answer:
-        answer = Answer.of(self.inner(x_BVD))
+    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
+        answer = Answer.of(self.inner(x_BVD, context))
         replaced = self.codebook(unit(answer.result))
         type_BVT = straight_through(replaced.vector, replaced.segment_XGS.flatten(-2))
-        weight_BV = (x_BVD != 0).any(dim=-1).to(type_BVT.dtype)
+        weight_BV = type_BVT.new_ones(type_BVT.shape[:2])
+        if context.present_BV is not None:
+            weight_BV = torch.where(context.present_BV, weight_BV, 0)
         statistics = self.codebook.statistics(replaced, weight_BV)
         return self.told(answer, type_BVT, "type_commitment", replaced.gap_X, weight_BV, statistics)

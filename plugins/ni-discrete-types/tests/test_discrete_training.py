@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ni_framework.contracts import Context
 from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.order import Order
 from ni_framework.engine.trainer import train
 from ni_framework.model.compose import build_data, build_model
+from ni_framework.model.noise import KeyedNoise
 from ni_framework.recipe import Recipe
 from ni_framework.registry import load_recipe, recipe_in
 
@@ -76,7 +78,8 @@ def test_one_around_another() -> None:
     )
     model, x_BVD = build_model(recipe), randn(B, V, D, seed=2).float()
     inference = next(iter(model.scripts)).type_inference
-    losses = inference(x_BVD).losses["type_commitment"], inference.inner(x_BVD).losses["type_commitment"]
+    context = Context(0, None, KeyedNoise(torch.zeros(B, dtype=torch.long), 0, 0))
+    losses = [of(x_BVD, context).losses["type_commitment"] for of in (inference, inference.inner)]
     assert losses[0] > losses[1] > 0
     before = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("codebook.entry")}
     LocalEngine(model, recipe).step(0, Order(build_data(recipe).open()["train"], 8, 0)[0], trace=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ni_framework.contracts import Build, NoOptions, Sizes, TypeInference
+from ni_framework.contracts import Build, Context, NoOptions, Sizes, TypeInference
 from ni_framework.options import config, option
 
 
@@ -25,7 +25,7 @@ class MLP(TypeInference):
             layers += [nn.Linear(sizes.width, sizes.width), nn.GELU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes.width, sizes.type))
 
-    def forward(self, x_BVD: Tensor) -> Tensor:
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
         return self.layers(x_BVD)
 
 
@@ -38,5 +38,5 @@ class NoTypes(TypeInference):
         super().__init__()
         self.width = sizes.type
 
-    def forward(self, x_BVD: Tensor) -> Tensor:
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
         return x_BVD.new_zeros(*x_BVD.shape[:2], self.width)
