@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ni_framework.cli.output import emit, json_option, table
+from ni_framework.cli.output import emit, json_option, narrate, table
 
 
 @click.command("ls")
@@ -15,14 +15,24 @@ from ni_framework.cli.output import emit, json_option, table
 def command(load: bool, as_json: bool) -> None:
     """List the installed components and listeners (`hooks`) by kind. Nothing is imported without --load.
 
+    With it each is imported and tried as `ni plugin test` does.
+
     A remark says why one is never used: its name is reserved or badly formed, or NI_PLUGINS does not allow it.
     """
     from ni_framework.registry import installed
     from ni_framework.registry.describe import listed, loaded
 
-    documents = [(loaded if load else listed)(entry) for entry in installed().entries]
+    entries = installed().entries
+    documents = [(loaded if load else listed)(entry) for entry in entries]
     columns = ["kind", "name", "distribution", "version"]
-    columns += ["api", "status", "summary"] if load else []
+    if load:
+        from ni_framework.testing.report import summaries
+
+        sound = [entry for entry, document in zip(entries, documents, strict=True) if document["status"] == "ok"]
+        found = summaries(sound, lambda label: narrate(f"trying {label} ..."))
+        for entry, document in zip(entries, documents, strict=True):
+            document["conformance"] = found.get(entry, "")
+        columns += ["api", "status", "conformance", "summary"]
     columns += ["remark"] if any(document["remark"] for document in documents) else []
     rows = [tuple(_cell(document[column]) for column in columns) for document in documents]
     emit(documents, table(rows, tuple(columns)), as_json)

@@ -16,7 +16,8 @@ from ni_framework.cli.output import emit, json_option, overrides_argument, table
 def command(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show RECIPE as it is understood: complete, with all defaults, and its table of parameters.
 
-    Or show COMPONENT (`kernel`, or `router/kernel`): what it does, where it comes from, and its options.
+    Or show COMPONENT (`kernel`, or `router/kernel`): what it does, where it comes from, its options, and whether it has what
+    the contract asks of it.
     """
     if Path(target).suffix in (".yaml", ".yml") or Path(target).exists():
         _show_recipe(target, overrides, as_json)
@@ -50,11 +51,18 @@ def _show_component(target: str, overrides: tuple[str, ...], as_json: bool) -> N
             f"{target} is a component, and overrides ({overrides[0]}) change recipes; name a recipe instead"
         )
     documents = describe_component(target)
+
+    from ni_framework.testing.report import report
+
+    tried = {(of.entry.kind, of.entry.name): of for of in report(target)}
     texts = []
     for document in documents:
         rows = [(option["name"], option["type"], option["default"], option["help"]) for option in document["options"]]
         options = table(rows, ("option", "type", "default", "what it does")) if rows else "no options"
         origin = f"{document['distribution']} {document['version']} ({document['source']})"
         head = f"{document['kind']} {document['name']}, from {origin}\nAPI {document['api']}, {document['file']}"
-        texts.append(f"{head}\n\n{document['doc']}\n\n{options}")
+        found = tried[document["kind"], document["name"]]
+        document["conformance"] = found.summary
+        conformance = "\n  ".join([f"conformance: {found.summary}", *found.failures])
+        texts.append(f"{head}\n\n{document['doc']}\n\n{options}\n\n{conformance}")
     emit(documents, "\n\n".join(texts), as_json)

@@ -14,6 +14,7 @@ from ni_framework.engine.provenance import Locked, locked, source_digest
 from ni_framework.errors import CheckpointError, PluginError, RecipeError
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.registry import Entry, installed
+from ni_framework.registry.requires import regained
 
 
 @frozen
@@ -89,9 +90,8 @@ _HEAD = "{}: its model is not the one that was saved: code has changed since the
 
 
 def _help(folder: Path, changed: Sequence[Change]) -> str:
-    same = any(change.is_of_one_version for change in changed)
-    wanted = " ".join(dict.fromkeys(change.then.requirement for change in changed))
+    ways = (regained(of.then.distribution, of.then.version, of.is_of_one_version) for of in changed)
     return (
-        f"help: install what it was saved with: pip install {'--force-reinstall ' if same else ''}{wanted}; "
+        f"help: use what it was saved with: {', '.join(dict.fromkeys(ways))}; "
         f"or take its weights into a new run with the code of now: ni train RECIPE --from {folder}"
     )

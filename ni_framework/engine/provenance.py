@@ -22,10 +22,9 @@ from ni_framework.options import Choice
 from ni_framework.recipe import Recipe, plain_values
 from ni_framework.recipe.schema import Script
 from ni_framework.registry import Entry, installed
-from ni_framework.registry.requires import shell_quoted
 from ni_framework.registry.resolve import component
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.+!/-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_.+!/ -]*")
 _TOLD = ("component", "distribution", "version")
 SAMPLES = 64  # of each part of the data that its fingerprint reads
 
@@ -150,17 +149,12 @@ class Locked:
     @property
     def origin(self) -> str:
         """The distribution and version that it came from, as errors name them."""
-        return f"{self.distribution} {self.version}"
+        return f"{self.distribution} {self.version}".strip()
 
     @property
     def label(self) -> str:
         """What errors call it."""
         return f"{self.kind} `{self.name}`"
-
-    @property
-    def requirement(self) -> str:
-        """What pip installs to have it again, quoted for a shell."""
-        return shell_quoted(f"{self.distribution}=={self.version}")
 
 
 def locked(lock: Mapping[str, Any]) -> dict[str, Locked]:

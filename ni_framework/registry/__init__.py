@@ -10,7 +10,7 @@ from ni_framework import recipe as recipes
 from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.discover import Entry, discover
-from ni_framework.registry.requires import shell_quoted, unmet
+from ni_framework.registry.requires import regained, unmet
 
 if TYPE_CHECKING:
     from ni_framework.recipe import Recipe
@@ -45,9 +45,9 @@ def recipe_in(
             if not origins or (kind, component) not in origins:
                 raise
             distribution, version = origins[kind, component]
-            hint = f"pip install {shell_quoted(f'{distribution}=={version}')}"
-            message = f"{kind} `{component}` came from {distribution} {version}, which is not installed here"
-            raise PluginError([Problem(message, hint=hint)]) from error
+            missing = "which is not installed here" if version else "a file that is not given"
+            message = f"{kind} `{component}` came from {f'{distribution} {version}'.strip()}, {missing}"
+            raise PluginError([Problem(message, hint=regained(distribution, version))]) from error
 
     return recipes.loads(text, overrides, resolve=resolve, unmet=unmet, name=name)
 

@@ -30,6 +30,13 @@ def install_line(requirement: Requirement) -> str:
     return f"pip install {shell_quoted(str(_unmarked(requirement)))}"
 
 
+def regained(distribution: str, version: str, again: bool = False) -> str:
+    """How to have what came from a distribution, or from a file, which has no version; `again` if it is there, and changed."""
+    if not version:
+        return f"--plugin {shlex.quote(distribution)}" + (", as it was then" if again else "")
+    return f"pip install {'--force-reinstall ' if again else ''}{shell_quoted(f'{distribution}=={version}')}"
+
+
 def shell_quoted(text: str) -> str:
     """A requirement as a shell takes it, in quotes whether it needs them or not, so that all look alike."""
     return shlex.quote(text) if "'" in text else f"'{text}'"

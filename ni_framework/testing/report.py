@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
 
 from ni_framework.errors import PluginError
+from ni_framework.options import KINDS
 from ni_framework.registry import Entry
 from ni_framework.testing.check import Failure, Outcome
 from ni_framework.testing.conform import outcomes
@@ -51,10 +52,14 @@ class Report:
     def lines(self) -> list[str]:
         """The summary, and below it whatever did not pass."""
         head = f"{self.label} of {self.entry.source}: {self.summary}"
-        told = [self.fault] if self.fault else []
-        told += [of.text for of in self.outcomes if of.verdict == "failed"]
-        told += [f"{of.check.name}: excused, {of.message}" for of in self.outcomes if of.verdict == "excused"]
-        return [head, *(f"  {line}" for text in told for line in text.splitlines())]
+        excused = [f"{of.check.name}: excused, {of.message}" for of in self.outcomes if of.verdict == "excused"]
+        return [head, *(f"  {line}" for line in [*self.failures, *excused])]
+
+    @property
+    def failures(self) -> list[str]:
+        """What did not pass, with why and fix, in lines."""
+        told = [of.text for of in self.outcomes if of.verdict == "failed"]
+        return [line for text in [*([self.fault] if self.fault else []), *told] for line in text.splitlines()]
 
     @property
     def document(self) -> dict[str, Any]:
@@ -71,6 +76,18 @@ class Report:
                 for of in self.outcomes
             ],
         }
+
+
+def summaries(entries: Sequence[Entry], tell: Callable[[str], None]) -> dict[Entry, str]:
+    """What the checks found of each entry in a few words, "" of what is no component or cannot be loaded."""
+    tried = [entry for entry in entries if entry.kind in KINDS]
+    watch_imports(sorted({entry.module for entry in tried if not entry.is_one_file}))
+    found = dict.fromkeys(entries, "")
+    for entry in tried:
+        tell(f"{entry.kind}/{entry.name}")
+        of = report_on(entry)
+        found[entry] = "" if of.fault else of.summary
+    return found
 
 
 def report(name: str | None, tell: Callable[[str], None] = lambda _: None) -> list[Report]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from packaging.utils import canonicalize_name
-
 from ni_framework.errors import Problem, RecipeError
+from ni_framework.options import KINDS
 from ni_framework.registry import Entry, installed
+from ni_framework.registry.discover import normalised
 from ni_framework.registry.resolve import component
 from ni_framework.testing.case import Case
 
@@ -15,14 +15,13 @@ def selected(name: str | None) -> list[Entry]:
 
     Raises `RecipeError` if there is none.
     """
-    entries = list(installed().entries)
+    entries = [entry for entry in installed().entries if entry.kind in KINDS]
     if name is None:
         return entries
     found = [
         entry
         for entry in entries
-        if name in (entry.name, f"{entry.kind}/{entry.name}")
-        or canonicalize_name(name) == canonicalize_name(entry.distribution)
+        if name in (entry.name, f"{entry.kind}/{entry.name}") or normalised(name) == normalised(entry.distribution)
     ]
     if not found:
         raise RecipeError([Problem(f"there is no component or distribution `{name}`", hint="`ni ls` lists all")])

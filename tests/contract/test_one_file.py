@@ -143,3 +143,20 @@ def test_a_reserved_name(tmp_path: Path, ni: Ni) -> None:  # noqa: F811
     use_file(str(path))
     forget()
     assert component("router", "kernel").__module__ == "ni_standard.kernels"
+
+
+def test_a_checkpoint_asks_for_its_file(swirl: Path, ni: Ni, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Without the file it says how to give it; with another one of the same name, what changed."""
+    monkeypatch.chdir(swirl.parent)
+    assert ni("train", "recipe.yaml", "--plugin", "swirl.py", "--output", "run").code == 0
+    forget_files()
+    forget()
+    absent = ni("eval", "run")
+    assert absent.code == 4
+    assert "model.router: router `soft_choice` came from swirl.py, a file that is not given\n" in absent.err
+    assert absent.err.endswith("  help: --plugin swirl.py\n")
+    swirl.write_text(SOURCE.replace("x + size * step", "x + 9 * size * step"))
+    changed = ni("eval", "run", "--plugin", "swirl.py")
+    assert changed.code == 6
+    assert "model.body: body `shift` was of swirl.py, and is still, with other source\n" in changed.err
+    assert "help: use what it was saved with: --plugin swirl.py, as it was then; or take its weights" in changed.err

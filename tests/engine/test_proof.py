@@ -120,7 +120,7 @@ REFUSED = (
     "{folder}: its model is not the one that was saved: code has changed since then\n"
     "  model.body: body `swirl` was of ni-swirl 0.1, and {now}\n"
     "  {difference}\n"
-    "  help: install what it was saved with: pip install {force}'ni-swirl==0.1'; or take its weights into a new run with the "
+    "  help: use what it was saved with: pip install {force}'ni-swirl==0.1'; or take its weights into a new run with the "
     "code of now: ni train RECIPE --from {folder}"
 )
 
