@@ -1,0 +1,1 @@
+"""Halting for Neural Interpreters: each element learns how many iterations it gets."""
