@@ -1,0 +1,1 @@
+"""Functions that minimise an energy: undirected neural networks for Neural Interpreters."""

@@ -1,0 +1,122 @@
+"""A body whose functions compute by minimising an energy, one unit after the other."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ni_framework.contracts import Body, Build, Pairs, Sizes
+from ni_framework.errors import OptionError
+from ni_framework.nn.modlin import Modulation
+from ni_framework.options import config, option
+from ni_undirected.attend import attend, mean
+from ni_undirected.tied_map import TiedMap, transposed
+
+Order = Literal["forward", "hidden_first", "backward"]
+ORDERS = {
+    "forward": ("attention", "hidden", "output"),
+    "hidden_first": ("hidden", "attention", "output"),
+    "backward": ("output", "hidden", "attention"),
+}
+
+
+class Undirected(Body):
+    """x_i + c_i y_i, y_i from coordinate descent on an energy over attention w, hidden unit h, output y: [B, V, D] -> [R, D].
+
+    Each element i that function u takes has units of its own, and an energy (z = LN(x); sums over heads are left out):
+
+        E(w, h, y; x) =   sum_j w_j log(w_j / c_j)  +  Psi(h)  +  |y|^2 / 2          w_j >= 0, sum_j w_j = 1
+                        - sum_j w_j q_i . k_j / sqrt(K)  -  <h, W z_i + b>           observed: q, k, v, W z
+                        - <h, A a>  -  <y, G h>  -  <y, P a + d>                     a = sum_j w_j v_j, heads side by side
+
+    with Psi(h) = sum ((1 + h) log(1 + h) + (1 - h) log(1 - h)) / 2. Given the others, each unit has one exact minimiser:
+
+        w = softmax_j(log c_j + q_i . k_j / sqrt(K) + v_j . (A^T h + P^T y))         the gradients of the conjugates of
+        h = tanh(W z_i + b + A a + G^T y)                                            entropy, Psi
+        y = G h + P a + d                                                            and |y|^2 / 2
+
+    so no update raises E, and E is bounded below, because w and h are: more sweeps come closer to a stationary point. At the
+    start h = y = 0 and w = c / sum c, the minimiser of its own term. All maps are modulated by the code; A, G and P serve in
+    both directions. One sweep forward is a feed-forward layer: attention, then hidden units, then a linear map.
+
+    Source: Mihaylova, Niculae, Martins, "Modeling Structure with Undirected Neural Networks", ICML 2022, where keys and
+    values are units too: here elements are observed, so that each has an energy of its own and a pair that is closed is in
+    nobody's. The output enters the state in parts of c, as in Neural Interpreters, equations 6 and 7.
+    """
+
+    api = 1
+
+    @config
+    class Config:
+        order: Order = option(
+            default="forward",
+            help="of the updates in a sweep: attention, hidden, output (forward), hidden, attention, output (hidden_first), "
+            "or output, hidden, attention (backward)",
+        )
+        sweeps: int = option(default=2, ge=1, help="how often each unit is updated; costs time, no parameters")
+        heads: int = option(default=4, ge=1, help="attention heads, H")
+        key: int = option(default=16, ge=1, help="width of a query and a key in each head, K")
+        hidden: int | None = option(
+            default=None, ge=1, help="number of hidden units of an element; null takes the width of an element"
+        )
+
+    def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
+        super().__init__()
+        width, code, hidden = sizes.width, sizes.code, config.hidden or sizes.width
+        if width % config.heads:
+            divisor = max(number for number in range(1, min(config.heads, width) + 1) if width % number == 0)
+            raise OptionError(
+                "heads",
+                f"{config.heads} heads cannot share a width of {width}",
+                f"choose a number of heads that divides model.width, as {divisor} does",
+            )
+        if config.order == "backward" and config.sweeps == 1:
+            raise OptionError(
+                "sweeps",
+                "one sweep backward forms the output before the hidden units and attention, which nobody would read",
+                "use `sweeps: 2` or more, or `order: forward`",
+            )
+        self.heads, self.key = config.heads, config.key
+        self.updates = list(ORDERS[config.order] * config.sweeps)
+        while self.updates[-1] != "output":  # nobody reads what follows it
+            self.updates.pop()
+        self.norm = nn.LayerNorm(width)
+        self.widths = [config.heads * config.key, config.heads * config.key, width, hidden]
+        self.observed = nn.ModuleList(  # q, k, v, W
+            TiedMap(width, out, code, bias) for out, bias in zip(self.widths, (False, False, True, True), strict=True)
+        )
+        self.attended_hidden = TiedMap(width, hidden, code)  # A
+        self.hidden_output = TiedMap(hidden, width, code)  # G
+        self.attended_output = TiedMap(width, width, code, bias=True)  # P, d
+
+    def prepare(self, code_UC: Tensor, num_elements: int) -> dict[str, Modulation]:
+        tied = {"A": self.attended_hidden, "G": self.hidden_output, "P": self.attended_output}
+        prepared = {name: Modulation(of.prepare(code_UC)) for name, of in tied.items()}
+        return prepared | {"observed": Modulation(*(of.prepare(code_UC) for of in self.observed))}  # pyright: ignore[reportCallIssue]
+
+    def forward(self, x_BVD: Tensor, prepared: dict[str, Modulation], pairs: Pairs) -> Tensor:
+        state: dict[str, Tensor] = {}  # of units; hidden units and outputs that are not there are 0
+
+        def there(unit: str, name: str) -> Tensor | float:
+            return pairs.modulate(state[unit], prepared[name]) if unit in state else 0.0
+
+        def back(unit: str, name: str) -> Tensor | float:
+            return transposed(state[unit], prepared[name], pairs) if unit in state else 0.0
+
+        observed_RX = pairs.modulate(pairs.share(self.norm(x_BVD)), prepared["observed"])
+        *rows, drive_RF = observed_RX.split(self.widths, dim=-1)
+        query_RHK, key_RHK, value_RHE = (of.unflatten(-1, (self.heads, -1)) for of in rows)
+        if self.updates[0] != "attention":
+            state["attention"] = mean(value_RHE, pairs)
+        for unit in self.updates:
+            match unit:
+                case "attention":
+                    field_RD = back("hidden", "A") + back("output", "P")
+                    state[unit] = attend(query_RHK, key_RHK, value_RHE, field_RD, pairs)
+                case "hidden":
+                    state[unit] = torch.tanh(drive_RF + there("attention", "A") + back("output", "G"))
+                case _:
+                    state[unit] = there("hidden", "G") + pairs.modulate(state["attention"], prepared["P"])
+        return torch.addcmul(pairs.share(x_BVD), pairs.compatibility, state["output"])
