@@ -27,7 +27,7 @@ class ACT(Halting):
 
     @config
     class Config:
-        weight: float = option(default=0.01, ge=0, help="of the price N + R in the training loss")
+        weight: float = option(default=0.001, ge=0, help="of the price N + R in the training loss")
         eps: float = option(default=0.01, gt=0, lt=1, help="an element halts once no more than this is left of it")
         bias: float = option(
             default=0.0,

@@ -56,7 +56,8 @@ class Element:
         self.value_JHE = (z_JD @ matrix(value).T + value.bias).view(-1, H, D // H)
         self.drive = matrix(drive) @ z_JD[place] + drive.bias
         self.a, self.g, self.p = map(matrix, (body.attended_hidden, body.hidden_output, body.attended_output))
-        self.d, self.c_J = body.attended_output.bias, c_J
+        self.d: Any = body.attended_output.bias
+        self.c_J = c_J
 
     def read(self, w_HJ: Tensor) -> Tensor:
         return torch.einsum("hj,jhe->he", w_HJ, self.value_JHE).flatten()
