@@ -156,6 +156,7 @@ def test_a_checkpoint_asks_for_its_file(swirl: Path, ni: Ni, monkeypatch: pytest
     assert "model.router: router `soft_choice` came from swirl.py, a file that is not given\n" in absent.err
     assert absent.err.endswith("  help: --plugin swirl.py\n")
     swirl.write_text(SOURCE.replace("x + size * step", "x + 9 * size * step"))
+    forget()
     changed = ni("eval", "run", "--plugin", "swirl.py")
     assert changed.code == 6
     assert "model.body: body `shift` was of swirl.py, and is still, with other source\n" in changed.err

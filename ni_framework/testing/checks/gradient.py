@@ -12,7 +12,7 @@ from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.packed import PackedPairs
 from ni_framework.testing.case import Case
 from ni_framework.testing.check import PARTS, Excused, Failure, check
-from ni_framework.testing.trial import Trial, call, gradients, trial, weighted
+from ni_framework.testing.trial import Told, Trial, call, gradients, trial, weighted
 
 
 @check(
@@ -23,7 +23,8 @@ from ni_framework.testing.trial import Trial, call, gradients, trial, weighted
 def gradient(case: Case) -> None:
     """Every parameter, and the code where there is one, gets a gradient that is not zero."""
     module, of = case.built().train(), trial(case).with_gradients()
-    found = gradients(module, of, _total(case, module, of))
+    told = call(module, of)
+    found = gradients(module, of, torch.stack([weighted(told), *_losses(case, module, of, told).values()]).sum())
     if case.kind == "linear" and module.prepare(of.inputs["code"]) is None:
         del found["input code"]  # a map that is the same for all functions
     wanted = [name for name in found if not name.startswith("input ") or name == "input code"]
@@ -68,10 +69,11 @@ def _nothing(case: Case, module: Any, of: Trial, when: str) -> None:
     for name, value in told.results.items():
         if value.any():
             raise Failure(f"its {name} is not zero with {when}")
-    for name, loss in told.losses.items():
+    losses = _losses(case, module, of, told)
+    for name, loss in losses.items():
         if not loss.isfinite():
             raise Failure(f"its loss `{name}` is {loss.item()} with {when}")
-    total = torch.stack([weighted(told), *(loss.to(torch.float64) for loss in told.losses.values())]).sum()
+    total = torch.stack([weighted(told), *(loss.to(torch.float64) for loss in losses.values())]).sum()
     for name, value in gradients(module, of, total).items():
         if name.startswith("input "):
             continue
@@ -81,11 +83,9 @@ def _nothing(case: Case, module: Any, of: Trial, when: str) -> None:
             raise Failure(f"its parameter {name} gets a gradient that is not zero with {when}")
 
 
-def _total(case: Case, module: Any, of: Trial) -> Tensor:
-    """What is differentiated: results, and the price of halting."""
-    told = call(module, of)
-    losses = dict(told.losses)
-    if case.kind == "halting":
-        halt_BV = told.results["halt"]
-        losses |= module.price(torch.stack([halt_BV, of.inputs["left"] - halt_BV]), None)
-    return torch.stack([weighted(told), *losses.values()]).sum()
+def _losses(case: Case, module: Any, of: Trial, told: Told) -> dict[str, Tensor]:
+    """What is told beside the results, and the price of halting."""
+    if case.kind != "halting":
+        return dict(told.losses)
+    halt_BV = told.results["halt"]
+    return {**told.losses, **module.price(torch.stack([halt_BV, of.inputs["left"] - halt_BV]), None)}

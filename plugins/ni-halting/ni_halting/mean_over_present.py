@@ -9,6 +9,6 @@ from torch import Tensor
 def mean_over_present(value_BV: Tensor, present_BV: Tensor | None) -> Tensor:
     """Mean over samples of each sample's mean over its present elements, a scalar: it does not hang on how a batch is divided."""
     if present_BV is None:
-        return value_BV.mean()
-    sum_B = torch.where(present_BV, value_BV, 0).sum(dim=1)
-    return (sum_B / present_BV.sum(dim=1).clamp_min(1)).mean()
+        present_BV = torch.ones_like(value_BV, dtype=torch.bool)
+    mean_B = torch.where(present_BV, value_BV, 0).sum(dim=1) / present_BV.sum(dim=1).clamp_min(1)
+    return mean_B.sum() / max(len(mean_B), 1)
