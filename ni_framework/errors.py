@@ -25,12 +25,6 @@ class UsageError(NIError):
     exit_code = 2
 
 
-class ConformanceError(NIError):
-    """A component that has not what the contract asks of it."""
-
-    exit_code = 5
-
-
 class CheckpointError(NIError):
     """A checkpoint that is absent, foreign, damaged or different from what was expected."""
 

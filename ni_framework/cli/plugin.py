@@ -41,11 +41,11 @@ def test(name: str | None, as_json: bool) -> None:
 
     Without NAME, everything that is installed. Ends with exit code 5 if a check fails.
     """
-    from ni_framework.errors import ConformanceError
     from ni_framework.testing.report import report
 
     found = report(name, lambda label: narrate(f"trying {label} ..."))
     lines = [line for of in found for line in of.lines]
     emit([of.document for of in found], "\n".join(lines), as_json)
     if failed := [of.label for of in found if of.failed]:
-        raise ConformanceError(f"{len(failed)} of {len(found)} do not conform: {', '.join(failed)}")
+        narrate(f"error: {len(failed)} of {len(found)} do not conform: {', '.join(failed)}")
+        raise click.exceptions.Exit(5)  # no error document: the result is one already
