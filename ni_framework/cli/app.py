@@ -64,11 +64,9 @@ def main() -> None:
     """Runs a command; every error ends as a short message and the documented exit code (NI_DEBUG=1 shows tracebacks)."""
     as_json = "--json" in sys.argv[1:]
     try:
-        ni.main(prog_name="ni", standalone_mode=False)
+        sys.exit(ni.main(prog_name="ni", standalone_mode=False))  # a number where a verb ends with `Exit`, else None
     except click.Abort:
         sys.exit(fail("interrupted", 130, as_json))
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ni"
         sys.exit(fail(f"{error.format_message()}\n  help: {where} --help", 2, as_json))
