@@ -21,7 +21,8 @@ class Ponder(Halting):
     r = 1 / mean, which is truncated as p is: the last iteration takes what is left, q_I = (1 - r)^(I-1). So it is 0 where
     every lambda_i is r. Source: Banino, Balaguer, Blundell, "PonderNet: Learning to Ponder", 2021. There the training loss is
     the expectation of the losses after each iteration, and evaluation draws when to halt; here the state is the
-    expectation, in training and evaluation alike, because a head reads all elements, which halt at different times.
+    expectation, in training and evaluation alike, because a head reads all elements, which halt at different times. What
+    evaluation saves comes from `threshold`.
     """
 
     api = 1
@@ -33,11 +34,10 @@ class Ponder(Halting):
             default=3.0, gt=1, help="expected number of iterations under the prior, if it were not truncated"
         )
         threshold: float = option(
-            default=0.05,
+            default=0.2,
             ge=0,
             lt=1,
-            help="an element halts for good once no more than this is left of it, in training and evaluation alike, so that "
-            "what is evaluated is what was trained; 0 computes all iterations of all",
+            help="in evaluation, an element halts for good once no more than this is left of it; 0: all iterations of all",
         )
 
     def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
@@ -47,8 +47,10 @@ class Ponder(Halting):
 
     def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor:
         halt_BV = self.unit(x_BVD, left_BV.dtype) * left_BV
+        # Not in training: an element that halts for good right away has no gradient that would ever make it go on.
+        threshold = 0 if self.training else self.config.threshold
         # `left_BV` itself, so that exactly 0 remains; of one that halted before, that is 0.
-        return torch.where(left_BV - halt_BV <= self.config.threshold, left_BV, halt_BV)
+        return torch.where(left_BV - halt_BV <= threshold, left_BV, halt_BV)
 
     def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> Mapping[str, Tensor]:
         place_I = torch.arange(len(halt_IBV), device=halt_IBV.device, dtype=halt_IBV.dtype)

@@ -20,12 +20,12 @@ CONTEXT = Context(0, None, KeyedNoise(torch.zeros(B, dtype=torch.int64), 0, 0))
 
 
 def halting(kind: Any, **options: float) -> Any:
-    """In float64, with a weight large enough that elements halt at different times."""
+    """In float64, as in evaluation, with a weight large enough that elements halt at different times."""
     torch.manual_seed(0)
     component = kind(kind.Config(**options), Sizes(D, 4, 6, 8, None), None).double()
     with torch.no_grad():
         component.unit.weight.mul_(3)
-    return component
+    return component.eval()
 
 
 def states(seed: int = 1) -> Tensor:
@@ -135,6 +135,13 @@ def test_ponder_starts_at_its_prior() -> None:
     expected_BV = torch.einsum("i,ibv->bv", torch.arange(1.0, I + 1).double(), halt_IBV)
     torch.testing.assert_close(expected_BV, torch.full((B, V), 4 * (1 - 0.75**I)).double())
     assert component.price(run(halting(Ponder), states()), None)["ponder"].item() > 0
+
+
+def test_ponder_halts_for_good_in_evaluation_alone() -> None:
+    """In training every iteration has a share, so that gradient reaches it."""
+    component = halting(Ponder, threshold=0.3)
+    assert bool((run(component, states())[1:] == 0).any())
+    assert bool((run(component.train(), states()) > 0).all())
 
 
 def test_a_higher_bias_starts_shorter() -> None:

@@ -21,7 +21,7 @@ SMALL = ("model.width=12", "model.body.heads=2", "model.body.key=3", "model.inpu
 def model_of(recipe: str, execution: str) -> Interpreter:
     """A small model, in float64, some pairs closed, one function far from every element, halting made to differ."""
     overrides = (*SMALL, f"model.execution={execution}", "model.router.truncation=0.9")
-    model = build_model(load_recipe(RECIPES / recipe, overrides)).double()
+    model = build_model(load_recipe(RECIPES / recipe, overrides)).double().eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -27,23 +27,24 @@ class Undirected(Body):
 
     Each element i that function u takes has units of its own, and an energy (z = LN(x); sums over heads are left out):
 
-        E(w, h, y; x) =   sum_j w_j log(w_j / c_j)  +  Psi(h)  +  |y|^2 / 2          w_j >= 0, sum_j w_j = 1
-                        - sum_j w_j q_i . k_j / sqrt(K)  -  <h, W z_i + b>           observed: q, k, v, W z
-                        - <h, A a>  -  <y, G h>  -  <y, P a + d>                     a = sum_j w_j v_j, heads side by side
+        E(w, h, y; x) = sum_j w_j log(w_j / c_j) - sum_j w_j q_i . k_j / sqrt(K)          w_j >= 0, sum_j w_j = 1
+                        + f   (Psi(h) - <h, W z_i + b> - <h, A a>)                        a = sum_j w_j v_j, heads side by side
+                        + f^2 (|y|^2 / 2 - <y, G h> - <y, P a + d>)                       f = `feedback`
 
-    with Psi(h) = sum ((1 + h) log(1 + h) + (1 - h) log(1 - h)) / 2. Given the others, each unit has one exact minimiser:
+    with Psi(h) = sum ((1 + h) log(1 + h) + (1 - h) log(1 - h)) / 2, and q, k, v, W z observed. Given the others, each unit has
+    one exact minimiser, the gradient of the conjugate of its own term (entropy, Psi, |y|^2 / 2) at what the others send:
 
-        w = softmax_j(log c_j + q_i . k_j / sqrt(K) + v_j . (A^T h + P^T y))         the gradients of the conjugates of
-        h = tanh(W z_i + b + A a + G^T y)                                            entropy, Psi
-        y = G h + P a + d                                                            and |y|^2 / 2
+        w = softmax_j(log c_j + q_i . k_j / sqrt(K) + v_j . (f A^T h + f^2 P^T y))
+        h = tanh(W z_i + b + A a + f G^T y)
+        y = G h + P a + d
 
     so no update raises E, and E is bounded below, because w and h are: more sweeps come closer to a stationary point. At the
     start h = y = 0 and w = c / sum c, the minimiser of its own term. All maps are modulated by the code; A, G and P serve in
     both directions. One sweep forward is a feed-forward layer: attention, then hidden units, then a linear map.
 
-    Source: Mihaylova, Niculae, Martins, "Modeling Structure with Undirected Neural Networks", ICML 2022, where keys and
-    values are units too: here elements are observed, so that each has an energy of its own and a pair that is closed is in
-    nobody's. The output enters the state in parts of c, as in Neural Interpreters, equations 6 and 7.
+    Source: Mihaylova, Niculae, Martins, "Modeling Structure with Undirected Neural Networks", ICML 2022. There f is 1, and keys
+    and values are units too: here elements are observed, so that each has an energy of its own and a pair that is closed is in
+    nobody's; y enters the state in parts of c, as what a line of code adds (Neural Interpreters, equations 6 and 7).
     """
 
     api = 1
@@ -56,6 +57,13 @@ class Undirected(Body):
             "or output, hidden, attention (backward)",
         )
         sweeps: int = option(default=2, ge=1, help="how often each unit is updated; costs time, no parameters")
+        feedback: float = option(
+            default=0.1,
+            gt=0,
+            le=1,
+            help="how much the energy of a unit counts beside that of the unit before it: near 0 units hardly hear those after "
+            "them, at 1 they hear both sides alike, which is hard to train with more than one sweep",
+        )
         heads: int = option(default=4, ge=1, help="attention heads, H")
         key: int = option(default=16, ge=1, help="width of a query and a key in each head, K")
         hidden: int | None = option(
@@ -78,7 +86,7 @@ class Undirected(Body):
                 "one sweep backward forms the output before the hidden units and attention, which nobody would read",
                 "use `sweeps: 2` or more, or `order: forward`",
             )
-        self.heads, self.key = config.heads, config.key
+        self.heads, self.feedback = config.heads, config.feedback
         self.updates = list(ORDERS[config.order] * config.sweeps)
         while self.updates[-1] != "output":  # nobody reads what follows it
             self.updates.pop()
@@ -113,10 +121,10 @@ class Undirected(Body):
         for unit in self.updates:
             match unit:
                 case "attention":
-                    field_RD = back("hidden", "A") + back("output", "P")
+                    field_RD = self.feedback * back("hidden", "A") + self.feedback**2 * back("output", "P")
                     state[unit] = attend(query_RHK, key_RHK, value_RHE, field_RD, pairs)
                 case "hidden":
-                    state[unit] = torch.tanh(drive_RF + there("attention", "A") + back("output", "G"))
+                    state[unit] = torch.tanh(drive_RF + there("attention", "A") + self.feedback * back("output", "G"))
                 case _:
                     state[unit] = there("hidden", "G") + pairs.modulate(state["attention"], prepared["P"])
         return torch.addcmul(pairs.share(x_BVD), pairs.compatibility, state["output"])

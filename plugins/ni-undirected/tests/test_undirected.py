@@ -15,6 +15,7 @@ from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.packed import PackedPairs
 
 B, U, V, D, C, H, K, X = 2, 3, 5, 6, 4, 2, 7, 8  # X hidden units
+FEEDBACK = 0.7
 LAYOUTS = pytest.mark.parametrize("layout", [DensePairs, PackedPairs])
 
 
@@ -24,7 +25,7 @@ def randn(*shape: int, seed: int) -> Tensor:
 
 def body_of(order: str, sweeps: int) -> Undirected:
     torch.manual_seed(0)
-    config: Any = Undirected.Config(order=order, sweeps=sweeps, heads=H, key=K, hidden=X)  # pyright: ignore[reportArgumentType]
+    config: Any = Undirected.Config(order=order, sweeps=sweeps, heads=H, key=K, hidden=X, feedback=FEEDBACK)  # pyright: ignore[reportArgumentType]
     body = Undirected(config, Sizes(D, U, C, 3, None), None).double()  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         for parameter in body.parameters():
@@ -65,9 +66,9 @@ class Element:
     def energy(self, w_HJ: Tensor, h: Tensor, y: Tensor) -> Tensor:
         """The formula of the docstring, term by term."""
         a, psi = self.read(w_HJ), (torch.xlogy(1 + h, 1 + h) + torch.xlogy(1 - h, 1 - h)).sum() / 2
-        own = (w_HJ * (w_HJ / self.c_J).log()).sum() + psi + y @ y / 2
-        seen = (w_HJ * self.logit_HJ).sum() + h @ self.drive
-        return own - seen - h @ (self.a @ a) - y @ (self.g @ h) - y @ (self.p @ a + self.d)
+        of_w = (w_HJ * (w_HJ / self.c_J).log()).sum() - (w_HJ * self.logit_HJ).sum()
+        of_h = psi - h @ (self.drive + self.a @ a)
+        return of_w + FEEDBACK * of_h + FEEDBACK**2 * (y @ y / 2 - y @ (self.g @ h + self.p @ a + self.d))
 
     def start(self) -> dict[str, Tensor]:
         w_HJ = (self.c_J / self.c_J.sum()).expand(H, -1)
@@ -76,11 +77,11 @@ class Element:
     def updated(self, unit: str, units: dict[str, Tensor]) -> dict[str, Tensor]:
         w_HJ, h, y = units.values()
         if unit == "attention":
-            field_HE = (self.a.T @ h + self.p.T @ y).view(H, -1)
+            field_HE = (FEEDBACK * self.a.T @ h + FEEDBACK**2 * self.p.T @ y).view(H, -1)
             logit_HJ = self.c_J.log() + self.logit_HJ + torch.einsum("jhe,he->hj", self.value_JHE, field_HE)
             return units | {unit: torch.softmax(logit_HJ, dim=-1)}
         if unit == "hidden":
-            return units | {unit: torch.tanh(self.drive + self.a @ self.read(w_HJ) + self.g.T @ y)}
+            return units | {unit: torch.tanh(self.drive + self.a @ self.read(w_HJ) + FEEDBACK * self.g.T @ y)}
         return units | {unit: self.g @ h + self.p @ self.read(w_HJ) + self.d}
 
 
