@@ -138,7 +138,6 @@ def test_ponder_starts_at_its_prior() -> None:
 
 
 def test_ponder_halts_for_good_in_evaluation_alone() -> None:
-    """In training every iteration has a share, so that gradient reaches it."""
     component = halting(Ponder, threshold=0.3)
     assert bool((run(component, states())[1:] == 0).any())
     assert bool((run(component.train(), states()) > 0).all())
