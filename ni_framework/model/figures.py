@@ -18,7 +18,7 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
     `routing/open`: open pairs, in parts of all. `routing/orphans`: elements that no function takes, in parts of all.
     `routing/use/script0/f0`: a function's share of its script's compatibility. `routing/state_norm/script0/iteration0`:
     mean length of an element's state after that iteration; `routing/iterations/script0`: with halting, the expected number
-    of iterations of an element; `routing/logit_variance`: over the batch, mean over classes.
+    of iterations of an element, and `routing/computed/script0` the number until nothing of it is left; `routing/logit_variance`: over the batch, mean over classes.
     """
     figures: dict[str, float] = {}
     opened, orphans = [], []
@@ -45,10 +45,9 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
                 figures[f"routing/use/script{number}/f{function}"] = share
     for number, halt_IBV in enumerate(trace.halting):
         if halt_IBV is not None:
-            count_I = torch.arange(1, len(halt_IBV) + 1, device=halt_IBV.device)
-            expected_BV = torch.einsum("i,ibv->bv", count_I.to(halt_IBV.dtype), halt_IBV)
-            expected = expected_BV.mean() if present_BV is None else expected_BV[present_BV].mean()
-            figures[f"routing/iterations/script{number}"] = expected.item()
+            for name, value_BV in iterations_of(halt_IBV).items():
+                mean = value_BV.mean() if present_BV is None else value_BV[present_BV].mean()
+                figures[f"routing/{name}/script{number}"] = mean.item()
     if opened:
         figures["routing/open"] = torch.stack(opened).mean().item()
         figures["routing/orphans"] = torch.stack(orphans).mean().item()
@@ -57,6 +56,19 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
     variances = [logits.float().var(dim=0, correction=0).mean() for logits in trace.logits.values()]
     figures["routing/logit_variance"] = torch.stack(variances).mean().item()
     return figures
+
+
+def iterations_of(halt_IBV: Tensor) -> dict[str, Tensor]:
+    """By the probabilities of halting after each: the iterations that an element is expected to get, and that are computed."""
+    expected_BV, computed_BV, left_BV = torch.zeros(
+        3, *halt_IBV.shape[1:], dtype=halt_IBV.dtype, device=halt_IBV.device
+    )
+    left_BV = left_BV + 1
+    for number, halt_BV in enumerate(halt_IBV, start=1):
+        computed_BV = computed_BV + (left_BV > 0).to(halt_IBV.dtype)
+        expected_BV = expected_BV + number * halt_BV
+        left_BV = left_BV - halt_BV  # as the script forms it, so that exactly nothing is left here too
+    return {"iterations": expected_BV, "computed": computed_BV}
 
 
 def warnings(figures: Mapping[str, float]) -> list[str]:
