@@ -9,11 +9,14 @@ from typing import Any
 from attrs import frozen
 from torch import Tensor
 
+from ni_framework import __version__
+from ni_framework.contracts import PROJECT
 from ni_framework.engine.golden import golden_difference
 from ni_framework.engine.provenance import Locked, locked, source_digest
 from ni_framework.errors import CheckpointError, PluginError, RecipeError
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.registry import Entry, installed
+from ni_framework.registry.discover import OWN
 from ni_framework.registry.requires import regained
 
 
@@ -38,6 +41,12 @@ class Change:
 def changes(lock: Mapping[str, Any]) -> list[Change]:
     """What has changed since a lock was written; components that are not to be had here are left out."""
     found = []
+    version = lock.get("framework")
+    if (
+        isinstance(version, str) and version != __version__
+    ):  # its own parts are told by their files alone, and use others
+        then = Locked("framework", PROJECT, OWN, version, None)
+        found.append(Change("framework", then, Entry("framework", PROJECT, OWN, __version__, "")))
     for path, then in locked(lock).items():
         try:
             now = installed().find(then.kind, then.name)

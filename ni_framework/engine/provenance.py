@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import re
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ni_framework.recipe.schema import Script
 from ni_framework.registry import Entry, installed
 from ni_framework.registry.resolve import component
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.+!/ -]*")
+_LONGEST = 200  # of a name in a lock
 _TOLD = ("component", "distribution", "version")
 SAMPLES = 64  # of each part of the data that its fingerprint reads
 
@@ -113,11 +114,22 @@ def _provenance(kind: str, choice: Choice) -> dict[str, Any]:
 def source_digest(entry: Entry) -> str | None:
     """The checksum of a component's source; None if it has none. See `lock_of`."""
     cls = component(entry.kind, entry.name)
-    files = _file_of(cls.__module__) if entry.is_own else _package_of(entry.module)
+    files = _file_of(cls.__module__) if entry.is_own else _files_of(entry)
     if len(files) == 1:
         return digest(files[0].read_bytes())
-    listed = (f"{path.relative_to(files[0].parent).as_posix()} {digest(path.read_bytes())}\n" for path in files)
+    listed = (f"{os.path.relpath(path, files[0].parent)} {digest(path.read_bytes())}\n" for path in files)
     return digest("".join(listed).encode()) if files else None
+
+
+def _files_of(entry: Entry) -> list[Path]:
+    """The source files of a plugin: those of the component's package, and what else its distribution has installed."""
+    files = _package_of(entry.module)
+    try:
+        recorded = metadata.distribution(entry.distribution).files or []
+    except metadata.PackageNotFoundError:  # a plugin of one file
+        recorded = []
+    others = sorted({Path(str(file.locate())) for file in recorded if file.suffix == ".py"} - {*files})
+    return files + [path for path in others if path.is_file()]
 
 
 def _file_of(module: str) -> list[Path]:
@@ -166,7 +178,7 @@ def locked(lock: Mapping[str, Any]) -> dict[str, Locked]:
     components = lock.get("components")
     for path, record in components.items() if isinstance(components, Mapping) else ():
         told = [str(record.get(key)) for key in _TOLD] if isinstance(record, Mapping) else []
-        if told and all(map(_PLAIN.fullmatch, (path, *told))):
+        if told and all(text.isprintable() and len(text) <= _LONGEST for text in (path, *told)):
             kind, _, name = told[0].partition("/")
             found[path] = Locked(kind, name, told[1], told[2], record.get("source_sha256"))
     return found

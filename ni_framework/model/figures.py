@@ -16,9 +16,10 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
 
     `routing/packed`: iterations that computed open pairs only, in parts of those that may choose (`execution: auto`).
     `routing/open`: open pairs, in parts of all. `routing/orphans`: elements that no function takes, in parts of all.
-    `routing/use/script0/f0`: a function's share of its script's compatibility. `routing/state_norm/script0/iteration0`:
-    mean length of an element's state after that iteration; `routing/iterations/script0`: with halting, the expected number
-    of iterations of an element, and `routing/computed/script0` the number until nothing of it is left; `routing/logit_variance`: over the batch, mean over classes.
+    `routing/use/script0/f0`: a function's share of its script's compatibility. `routing/state_norm/script0/iteration0`: mean
+    length of an element's state after that iteration; `routing/iterations/script0`: with halting, the expected number of
+    iterations of an element, and `routing/computed/script0` the number until nothing of it is left; `routing/logit_variance`:
+    over the batch, mean over classes.
     """
     figures: dict[str, float] = {}
     opened, orphans = [], []

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ni_framework import recipe as recipes
 from ni_framework.contracts import Answer, Build, Context, Sizes
 from ni_framework.errors import OptionError
+from ni_framework.model.answers import check_answer
 from ni_framework.model.noise import KeyedNoise, sample_keys
 from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.kernel import unit
@@ -168,11 +169,12 @@ class Script(nn.Module):
         compatibility_BUV = self._route(x_BVD, forms.signature_UT, context, told)
         packed = self._packs(compatibility_BUV)
         pairs = (PackedPairs if packed else DensePairs)(compatibility_BUV, forms.multiplicity_V)
-        y_RD = told.by("body", self.body(x_BVD, forms.prepared, pairs))
+        rows = *pairs.compatibility.shape[:-1], x_BVD.shape[-1]
+        y_RD = told.by("body", self.body, self.body(x_BVD, forms.prepared, pairs), rows)
         state_BVD = self._pool(x_BVD, pairs.pool(y_RD), compatibility_BUV)
         halt_BV = left_BV
         if left_BV is not None and self.halting is not None and iteration + 1 < self.iterations:
-            halt_BV = told.by("halting", self.halting(state_BVD, left_BV, context))
+            halt_BV = told.by("halting", self.halting, self.halting(state_BVD, left_BV, context), tuple(left_BV.shape))
         return _Iteration(state_BVD, compatibility_BUV, halt_BV, told.losses, told.statistics, packed)
 
     def _packs(self, compatibility_BUV: Tensor) -> bool:
@@ -185,11 +187,14 @@ class Script(nn.Module):
 
     def _route(self, x_BVD: Tensor, signature_UT: Tensor, context: Context, told: _Told) -> Tensor:
         """Compatibilities [B, U, V], in full precision: which pairs are open must not hang on a rounding."""
-        type_BVT = told.by("type_inference", self.type_inference(x_BVD, context))
+        types = *x_BVD.shape[:2], signature_UT.shape[-1]
+        type_BVT = told.by("type_inference", self.type_inference, self.type_inference(x_BVD, context), types)
         device = "cpu" if x_BVD.is_meta else x_BVD.device.type  # the meta device has no autocast
         with torch.autocast(device, enabled=False):
             type_BVT = unit(type_BVT.to(signature_UT.dtype))
-            compatibility_BUV = told.by("router", self.router(type_BVT, signature_UT, context))
+            answer = self.router(type_BVT, signature_UT, context)
+            pairs = len(x_BVD), len(signature_UT), x_BVD.shape[1]
+            compatibility_BUV = told.by("router", self.router, answer, pairs)
             if context.present_BV is not None:
                 compatibility_BUV = torch.where(context.present_BV.unsqueeze(1), compatibility_BUV, 0)
         return compatibility_BUV
@@ -233,9 +238,10 @@ class _Told:
         self.losses: dict[str, Tensor] = {}
         self.statistics: dict[str, Tensor] = {}
 
-    def by(self, part: str, value: object) -> Tensor:
-        """The result in a component's answer; the rest is kept."""
+    def by(self, part: str, component: Any, value: object, shape: tuple[int, ...]) -> Tensor:
+        """The result in a component's answer; the rest is kept. Raises `PluginError` for what is no answer of this shape."""
         answer = Answer.of(value)
+        check_answer(part, component, answer, shape)
         _add(self.losses, answer.losses)
         _add(self.statistics, {f"{part}.{name}": value.detach() for name, value in answer.statistics.items()})
         return answer.result

@@ -64,25 +64,30 @@ def normalised(distribution: str) -> str:
 
 
 def discover() -> list[Entry]:
-    """Every entry point of every kind, and the listeners, sorted, so that nothing depends on the order of installation."""
-    groups = {GROUP + kind: kind for kind in (*KINDS, HOOKS)}
-    found = {
-        Entry(groups[point.group], point.name, distribution.name, distribution.version or "0", point.value)
-        for distribution in _announcing()
-        for point in distribution.entry_points
-        if point.group in groups
-    }
-    return sorted(found)
+    """Every entry point of every kind, and the listeners, sorted, so that nothing depends on the order of installation.
 
-
-def _announcing() -> Iterator[metadata.Distribution]:
-    """The distributions that may announce something here, each once.
-
-    Where one is on the path twice, the first counts, as it does for imports.
+    Metadata that cannot be read are passed over: whose they are, they are not to stop everybody. Where one distribution is on the
+    path twice, the first counts, as it does for imports.
     """
-    names = {
-        distribution.name
-        for distribution in metadata.distributions()
-        if f"[{GROUP}" in (distribution.read_text("entry_points.txt") or "")
-    }
-    return map(metadata.distribution, {normalised(name): name for name in names if name}.values())
+    found: dict[str, list[Entry]] = {}
+    for distribution in metadata.distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            if f"[{GROUP}" in text:
+                found.setdefault(normalised(distribution.name), list(_announced(distribution, text)))
+        except Exception:
+            continue
+    return sorted({entry for entries in found.values() for entry in entries})
+
+
+def _announced(distribution: metadata.Distribution, text: str) -> Iterator[Entry]:
+    """The entries in an `entry_points.txt`, line by line: one that is malformed is an entry that cannot be loaded."""
+    groups = {GROUP + kind: kind for kind in (*KINDS, HOOKS)}
+    group = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            group = line.strip("[] ")
+        elif group in groups and line and line[0] not in "#;":
+            name, _, value = line.partition("=")
+            value = re.sub(r"\s|\[.*", "", value)  # blanks and extras say nothing that is asked here
+            yield Entry(groups[group], name.strip(), distribution.name, distribution.version or "0", value)

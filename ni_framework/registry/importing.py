@@ -64,6 +64,8 @@ def forget_faults() -> None:
 
 
 def _named(entry: Entry) -> Any:
+    if ":" not in entry.value:
+        raise ValueError(f"the entry point is {entry.value!r}, and must be 'package.module:Class'")
     loaded: Any = import_module(entry.module)
     for part in entry.value.partition(":")[2].split("."):
         loaded = getattr(loaded, part)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ def _namespaces() -> Iterator[tuple[str, Any]]:
         "random": random,
         "builtins": builtins,
     }.items()
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("ni_framework", "ni_standard"):
+            yield name, module
     for module in (torch.nn, torch.optim):
         for name, value in vars(module).items():
             if inspect.isclass(value):
@@ -54,6 +59,7 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = 
         lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
         lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
     ),
+    ("the current folder", os.getcwd, os.chdir),
     ("the number of threads", torch.get_num_threads, torch.set_num_threads),
     (
         "the precision of float32 products",

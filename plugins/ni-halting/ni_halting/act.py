@@ -49,5 +49,5 @@ class ACT(Halting):
         number_BV = torch.where(halt_IBV > 0, number_I[:, None, None], 0).amax(
             dim=0
         )  # N: the last one that got anything
-        remainder_BV = halt_IBV.gather(0, number_BV.unsqueeze(0) - 1).squeeze(0)
+        remainder_BV = halt_IBV.gather(0, (number_BV.unsqueeze(0) - 1).clamp_min(0)).squeeze(0)  # NaN halts nowhere
         return {"ponder": self.config.weight * mean_over_present(number_BV + remainder_BV, present_BV)}
