@@ -25,6 +25,8 @@ their layout to `pairs`.
     class Swirl(Body):
         '''Turns halves of the features into each other, and elements towards their mean: [B, V, D] -> [R, D].'''
 
+        api = 1  # of the contract that it is written for
+
         @config
         class Config:
             strength: float = option(default=1.0, gt=0, help="largest angle, in radians")

@@ -28,10 +28,17 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
         present_BV = F.pad(mask_BN, (trace.outputs[0].shape[1] - mask_BN.shape[1], 0), value=True)
     for number, (compatibilities, states) in enumerate(zip(trace.compatibility, trace.states, strict=True)):
         uses = []
-        for compatibility_BUV in compatibilities:
+        halt_IBV = trace.halting[number] if trace.halting else None
+        left_IBV = None if halt_IBV is None else left_before(halt_IBV)
+        for iteration, compatibility_BUV in enumerate(compatibilities):
             c_UE = compatibility_BUV.transpose(0, 1).flatten(1)
-            if present_BV is not None:
-                c_UE = c_UE[:, present_BV.flatten()]
+            counts_BV = present_BV
+            if left_IBV is not None:  # what has halted is open to no function, and is no orphan
+                counts_BV = left_IBV[iteration] > 0 if present_BV is None else present_BV & (left_IBV[iteration] > 0)
+            if counts_BV is not None:
+                c_UE = c_UE[:, counts_BV.flatten()]
+            if not c_UE.numel():
+                continue
             opened.append((c_UE > 0).float().mean())
             orphans.append((c_UE == 0).all(dim=0).float().mean())
             uses.append(c_UE.sum(dim=1))
@@ -61,15 +68,17 @@ def routing_figures(trace: Trace, mask_BN: Tensor | None = None) -> dict[str, fl
 
 def iterations_of(halt_IBV: Tensor) -> dict[str, Tensor]:
     """By the probabilities of halting after each: the iterations that an element is expected to get, and that are computed."""
-    expected_BV, computed_BV, left_BV = torch.zeros(
-        3, *halt_IBV.shape[1:], dtype=halt_IBV.dtype, device=halt_IBV.device
-    )
-    left_BV = left_BV + 1
-    for number, halt_BV in enumerate(halt_IBV, start=1):
-        computed_BV = computed_BV + (left_BV > 0).to(halt_IBV.dtype)
-        expected_BV = expected_BV + number * halt_BV
-        left_BV = left_BV - halt_BV  # as the script forms it, so that exactly nothing is left here too
-    return {"iterations": expected_BV, "computed": computed_BV}
+    number_I = torch.arange(1, len(halt_IBV) + 1, device=halt_IBV.device).to(halt_IBV.dtype)
+    computed_BV = (torch.stack(left_before(halt_IBV)) > 0).sum(dim=0).to(halt_IBV.dtype)
+    return {"iterations": torch.einsum("i,ibv->bv", number_I, halt_IBV), "computed": computed_BV}
+
+
+def left_before(halt_IBV: Tensor) -> list[Tensor]:
+    """What is left of each element before each iteration, [B, V]; subtracted as the script does, so that 0 is 0 here too."""
+    left = [torch.ones_like(halt_IBV[0])]
+    for halt_BV in halt_IBV[:-1]:
+        left.append(left[-1] - halt_BV)
+    return left
 
 
 def warnings(figures: Mapping[str, float]) -> list[str]:

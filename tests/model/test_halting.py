@@ -89,6 +89,7 @@ def test_figures_tell_the_expected_iterations() -> None:
     expected = torch.einsum("i,ibv->bv", torch.arange(1.0, 6.0).double(), passage.halt_IBV)
     assert expected.shape == passage.output_BVD.shape[:2]
     assert plain["routing/iterations/script0"] == pytest.approx(expected.mean().item())
+    assert plain["routing/orphans"] == 0  # what has halted is none
     assert plain["routing/computed/script0"] == pytest.approx((6 * 5 + 2 * 1) / 8)  # two of eight halt at once
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[0, 3:] = False
