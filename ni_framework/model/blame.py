@@ -47,7 +47,8 @@ def blame(error: BaseException) -> Problem | None:
         label = f"{' or '.join(f'{entry.kind} `{entry.name}`' for entry in entries)} of {first.source} ({first.module})"
     place = f"{frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}, line {line})"
     message = f"{label} failed in {place}: {type(error).__name__}: {' '.join(str(error).split())}"
-    hint = f"report it to {first.distribution}, or upgrade it: pip install --upgrade {first.distribution}"
+    upgrade = f"report it to {first.distribution}, or upgrade it: pip install --upgrade {first.distribution}"
+    hint = "mend the file" if first.is_one_file else upgrade
     return Problem(message, hint=f"{hint}; NI_DEBUG=1 shows the traceback")
 
 

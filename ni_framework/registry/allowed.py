@@ -25,7 +25,7 @@ class Allowed:
         if self.text is None:
             return None
         items = [item.strip() for item in self.text.split(",") if item.strip()]
-        blocked = {normalised(item[1:]) for item in items if item.startswith("-")}
+        blocked = {normalised(item[1:].strip()) for item in items if item.startswith("-")}
         only = {normalised(item) for item in items if not item.startswith("-")}
         name = normalised(distribution)
         here = f"{VARIABLE}={','.join(items)}"

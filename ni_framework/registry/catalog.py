@@ -13,10 +13,10 @@ from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.options import KINDS
 from ni_framework.registry.allowed import Allowed, allowed_here
 from ni_framework.registry.discover import HOOKS, OWN, Entry, discover
-from ni_framework.registry.one_file import entries_of_files
+from ni_framework.registry.one_file import entries_of_files, place_of
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_WORDS = {
+WORDS = {
     "null",
     "true",
     "false",
@@ -73,7 +73,7 @@ class Catalog:
         hint = f"ask {entry.distribution} for another name"
         if not _NAME.fullmatch(entry.name):
             return Remark("no name", "has no name of lower-case letters, digits and _, so no recipe can name it", hint)
-        if entry.name in _WORDS:
+        if entry.name in WORDS:
             return Remark("no name", "has a name that YAML reads as a value, so no recipe should name it", hint)
         if any(own.is_own and (own.kind, own.name) == (entry.kind, entry.name) for own in self.entries):
             message = f"is never used: {OWN} itself provides {entry.kind} `{entry.name}`, and its names are reserved"
@@ -100,9 +100,9 @@ class Catalog:
                     raise refusal.error(entry)
             raise self._unknown(kind, name)
         if len(found) > 1:
-            sources, last = " and ".join(entry.source for entry in found), found[-1].distribution
-            hint = f"uninstall one of them: pip uninstall {last}; or leave one out: NI_PLUGINS=-{last}"
-            raise PluginError([Problem(f"{kind} `{name}` is provided more than once, by {sources}", hint=hint)])
+            sources = " and ".join(entry.source for entry in found)
+            message = f"{kind} `{name}` is provided more than once, by {sources}"
+            raise PluginError([Problem(message, hint=_one_too_many(found))])
         return found[0]
 
     def _usable(self, kind: str, name: str) -> list[Entry]:
@@ -113,6 +113,14 @@ class Catalog:
         known = f"installed are: {', '.join(self.names(kind))}"
         hint = f"did you mean `{close[0]}`? {known}" if close else f"{known}; install the distribution that provides it"
         return RecipeError([Problem(f"there is no {kind} `{name}`", hint=hint)])
+
+
+def _one_too_many(found: Sequence[Entry]) -> str:
+    """What to do about several that provide one name: leave out a file that was given, or else a distribution."""
+    if given := [place for entry in found if (place := place_of(entry))]:
+        return " or ".join(f"leave out `--plugin {place}`" for place in dict.fromkeys(given))
+    last = found[-1].distribution
+    return f"uninstall one of them: pip uninstall {last}; or leave one out: NI_PLUGINS=-{last}"
 
 
 @cache

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ni_framework.errors import PluginError, Problem
 from ni_framework.registry.discover import ONE_FILE, Entry
@@ -33,7 +34,18 @@ def entries_of_files() -> list[Entry]:
 
     Raises `PluginError` for a file that is absent, cannot be imported, or holds none.
     """
-    return [entry for path in dict.fromkeys(_files) for entry in entries_in(path)]
+    given = {path.resolve(): path for path in reversed(_files)}  # a file that is given twice counts once
+    return [entry for path in reversed(given.values()) for entry in entries_in(path)]
+
+
+def place_of(entry: Entry) -> Path | None:
+    """The file that an entry is in, as it was given; None for what is installed."""
+    return next((path for path in _files if _module_at(path) == entry.module), None)
+
+
+def _module_at(path: Path) -> str | None:
+    module = _modules.get(path.resolve())
+    return module and module.__name__
 
 
 def entries_in(path: Path) -> list[Entry]:
@@ -41,11 +53,12 @@ def entries_in(path: Path) -> list[Entry]:
     from ni_framework.contracts import BASES  # imports torch: only where a file is given
 
     module = _loaded(path)
+    names = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     found = [
         Entry(kind, _component_name(name), path.name, "", f"{module.__name__}:{name}")
-        for name, value in vars(module).items()
+        for name, value in names.items()
         for kind, base in BASES.items()
-        if _is_component(value, base, module.__name__) and not name.startswith("_")
+        if _is_component(value, base, module.__name__) and name == _name_in(names, value)
     ]
     if not found:
         hint = (
@@ -55,13 +68,19 @@ def entries_in(path: Path) -> list[Entry]:
     return found
 
 
-def _is_component(value: object, base: type, module: str) -> bool:
+def _is_component(value: object, base: type, module: str) -> TypeGuard[type]:
     return (
         isinstance(value, type)
         and issubclass(value, base)
         and value.__module__ == module
         and not getattr(value, "__abstractmethods__", ())
     )
+
+
+def _name_in(names: Mapping[str, object], value: type) -> str:
+    """The one name that counts of a class that has several: its own, or else the first."""
+    aliases = [name for name, other in names.items() if other is value]
+    return value.__name__ if value.__name__ in aliases else aliases[0]
 
 
 def _component_name(name: str) -> str:
@@ -95,9 +114,18 @@ def _loaded(path: Path) -> Any:
     except ImportFault as fault:
         del sys.modules[name]
         line = _line(fault.__cause__, str(path))
-        raise PluginError([Problem(f"{path}{line}: {fault}", hint="mend the file")]) from fault.__cause__
+        raise PluginError([Problem(f"{path}{line}: {fault}", hint=_hint(path, fault.__cause__))]) from fault.__cause__
     _modules[place] = module
     return module
+
+
+def _hint(path: Path, fault: BaseException | None) -> str:
+    """What to do about a file that cannot be imported."""
+    if isinstance(fault, ModuleNotFoundError) and fault.name:
+        beside = path.resolve().parent / fault.name.partition(".")[0]
+        if beside.is_dir() or beside.with_suffix(".py").is_file():
+            return f"a plugin of one file stands alone; make a package of it: ni plugin new NAME --from {path}"
+    return "mend the file"
 
 
 def _line(fault: BaseException | None, path: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import json
+import keyword
 import re
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ from ni_framework.errors import UsageError
 from ni_framework.options import KINDS
 from ni_framework.recipe import dump_values
 from ni_framework.recipe.starter import SET
+from ni_framework.recipe.words import printable
 from ni_framework.registry import installed
-from ni_framework.registry.discover import OWN
+from ni_framework.registry.catalog import WORDS
+from ni_framework.registry.discover import ONE_FILE, OWN
 from ni_framework.registry.one_file import entries_in
 from ni_framework.registry.resolve import load
 
@@ -41,19 +46,25 @@ class Part:
 
     kind: str
     name: str
+    attribute: str  # what its module calls the class
     cls: Any
 
     @property
     def summary(self) -> str:
         """The first sentence of its docstring, on one line."""
-        text = inspect.cleandoc(self.cls.__doc__ or f"A {self.kind.replace('_', ' ')}.").partition("\n\n")[0]
-        return " ".join(text.split())
+        text = " ".join(inspect.cleandoc(self.cls.__doc__ or "").partition("\n\n")[0].split())
+        return printable(text) or f"A {self.kind.replace('_', ' ')}."
 
     @property
     def options(self) -> dict[str, Any]:
         """Options that have no default, by example."""
         fields = attrs.fields(self.cls.Config)
         needed = [of for of in fields if of.default is attrs.NOTHING and not of.metadata.get("use")]
+        if lacking := [of.name for of in needed if of.metadata.get("example") is None]:
+            raise UsageError(
+                f"{self.kind} `{self.name}`: the option `{lacking[0]}` has neither a default nor an example; "
+                "declare it with example=..."
+            )
         return {of.name: of.metadata["example"] for of in needed}
 
     @property
@@ -71,9 +82,13 @@ def write_plugin(name: str, kind: str | None, source: Path | None, place: Path) 
     short = re.sub(r"[-.]", "_", name.removeprefix("ni-"))
     if not _NAME.fullmatch(short):
         raise UsageError(f"{name}: is no name for a plugin; use lower-case words such as swirl or top-k")
+    if reason := _taken(short):
+        raise UsageError(f"{name}: is no name for a plugin, {reason}; choose another")
     folder = place / f"ni-{short.replace('_', '-')}"
     if folder.exists():
         raise UsageError(f"{folder}: exists already and is left as it is; choose another name")
+    if _is_installed(short, folder.name):
+        raise UsageError(f"{folder.name}: is installed already; choose another name, or uninstall it first")
     if not place.is_dir():
         raise UsageError(f"{place}: is no folder; make it first")
     parts, code = _of_file(short, kind, source) if source else _of_example(short, kind)
@@ -86,16 +101,38 @@ def write_plugin(name: str, kind: str | None, source: Path | None, place: Path) 
     return folder
 
 
+def _taken(name: str) -> str | None:
+    """Why a name that is spelt well cannot be one, or None."""
+    if keyword.iskeyword(name) or keyword.iskeyword(_camel(name)):
+        return "as Python has a word of that name"
+    if name in WORDS:
+        return "as YAML reads it as a value"
+    if name in ("framework", "standard"):
+        return f"as ni_{name} is a package of ours"
+    if f"ni_{name}_".startswith(ONE_FILE):
+        return f"as {ONE_FILE}... is what plugins of one file are imported as"
+    return None
+
+
+def _is_installed(name: str, distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return find_spec(f"ni_{name}") is not None
+    return True
+
+
 def _of_example(name: str, kind: str | None) -> tuple[list[Part], str]:
     if kind is None:
         raise UsageError(f"say what kind of component it is, --kind {'|'.join(KINDS)}, or where it is, --from FILE")
     module = import_module(f"ni_framework.scaffold.components.{kind}")
-    code = inspect.getsource(module).replace("Example", _camel(name))
-    return [Part(kind, name, module.Example)], code
+    code = inspect.getsource(module)
+    attribute = _class_name(name, kind, code + _filled("test.py", None))
+    return [Part(kind, name, attribute, module.Example)], code.replace("Example", attribute)
 
 
 def _of_file(name: str, kind: str | None, source: Path) -> tuple[list[Part], str]:
-    parts = [Part(entry.kind, entry.name, load(entry)) for entry in entries_in(source)]
+    parts = [Part(entry.kind, entry.name, entry.value.partition(":")[2], load(entry)) for entry in entries_in(source)]
     if kind is not None and kind not in {part.kind for part in parts}:
         held = ", ".join(f"{part.kind} {part.name}" for part in parts)
         raise UsageError(f"{source}: holds no {kind}, but {held}; leave --kind out")
@@ -105,33 +142,35 @@ def _of_file(name: str, kind: str | None, source: Path) -> tuple[list[Part], str
 def _contents(name: str, distribution: str, parts: Sequence[Part], code: str) -> dict[str, str]:
     """Every file of the distribution by its path."""
     package, recipe = f"ni_{name}", f"recipes/{name}.yaml"
-    classes = {part: _camel(name) if part.cls.__name__ == "Example" else part.cls.__name__ for part in parts}
     entries = [
         f'[project.entry-points."ni_framework.{kind}"]\n'
-        + "\n".join(f'{part.name} = "{package}.{name}:{classes[part]}"' for part in parts if part.kind == kind)
+        + "\n".join(f'{part.name} = "{package}.{name}:{part.attribute}"' for part in parts if part.kind == kind)
         for kind in dict.fromkeys(part.kind for part in parts)
     ]
     usage = {part.kind: part.choice for part in parts}
+    summary = parts[0].summary
     known = {
         "distribution": distribution,
         "package": package,
         "recipe": recipe,
-        "summary": parts[0].summary,
+        "summary": summary,
         "major_minor": ".".join(__version__.split(".")[:2]),
         "first": f"{parts[0].kind}/{parts[0].name}",
         "entry_points": "\n\n".join(entries),
-        "table": "\n".join(f"| `{part.kind}` | `{part.name}` | {part.summary} |" for part in parts),
-        "usage": "```yaml\n" + "\n".join(f"{kind}: {json.dumps(choice)}" for kind, choice in usage.items()) + "\n```",
-        "imports": f"from {package}.{name} import {', '.join(sorted(classes.values()))}",
-        "conformances": "\n".join(f"test_{part.name}_as_{part.kind} = conformance({classes[part]})" for part in parts),
+        "table": "\n".join(f"| `{part.kind}` | `{part.name}` | {_cell(part.summary)} |" for part in parts),
+        "usage": "```yaml\n"
+        + "\n".join(f"{kind}: {json.dumps(choice, ensure_ascii=False)}" for kind, choice in usage.items())
+        + "\n```",
+        "imports": f"from {package}.{name} import {', '.join(sorted({part.attribute for part in parts}))}",
+        "conformances": "\n".join(f"test_{part.name}_as_{part.kind} = conformance({part.attribute})" for part in parts),
     }
-    head = HEAD.format(summary=known["summary"], path=recipe, distribution=distribution)
+    head = HEAD.format(summary=summary, path=recipe, distribution=distribution)
     return {
-        "pyproject.toml": _filled("pyproject.toml", known | {"summary": json.dumps(known["summary"])[1:-1]}),
+        "pyproject.toml": _filled("pyproject.toml", known | {"summary": json.dumps(summary, ensure_ascii=False)[1:-1]}),
         "README.md": _filled("README.md", known),
         "LICENSE": metadata.distribution(OWN).read_text("licenses/LICENSE") or "",
         ".gitignore": _filled("gitignore", {}),
-        f"{package}/__init__.py": f'"""{known["summary"]}"""\n',
+        f"{package}/__init__.py": f'"""{_in_docstring(summary)}"""\n',
         f"{package}/{name}.py": code,
         recipe: head + "\n" + dump_values(_recipe(distribution, usage)),
         f"tests/test_{name}.py": _filled("test.py", known),
@@ -155,6 +194,23 @@ def _recipe(distribution: str, choices: dict[str, dict[str, Any]]) -> dict[str, 
     if "linear" in choices and "body" not in choices:
         recipe["model"]["body"] = {**SET["model"]["body"], "linear": choices["linear"]}
     return recipe | ({"data": choices["data"]} if "data" in choices else {})
+
+
+def _cell(text: str) -> str:
+    """A text as it stands in a table of Markdown."""
+    return text.replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _in_docstring(text: str) -> str:
+    """A text as it stands between three double quotes of Python."""
+    return text.replace("\\", "\\\\").replace('"', "'")
+
+
+def _class_name(name: str, kind: str, code: str) -> str:
+    """What to call the class: by the name, and by the kind too where the code or Python has something of that name."""
+    plain = _camel(name)
+    is_taken = hasattr(builtins, plain) or re.search(rf"\b{plain}\b", code)
+    return plain + _camel(kind) if is_taken else plain
 
 
 def _camel(name: str) -> str:
