@@ -139,5 +139,5 @@ def test_load_says_what_is_in_order(ni: Ni, install: Install) -> None:  # noqa: 
     assert (kernel["status"], kernel["options"][0]["name"]) == ("ok", "truncation")
     assert len({tuple(sorted(row)) for row in rows.values()}) == 1
     lines = ni("ls", "--load").out.splitlines()
-    assert lines[0].split() == ["kind", "name", "distribution", "version", "api", "status", "summary"]
+    assert lines[0].split() == ["kind", "name", "distribution", "version", "api", "status", "conformance", "summary"]
     assert ni("show", "odder").code == 4

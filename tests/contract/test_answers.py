@@ -22,7 +22,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     ),
     "a number as a loss": (
         "router",
-        lambda *_: Answer(torch.ones(2, 4, 8).double() / 4, {"far": 1.0}),
+        lambda *_: Answer(torch.ones(2, 4, 8).double() / 4, {"far": 1.0}),  # pyright: ignore[reportArgumentType]
         "returned a float as its loss `far`, which must be a scalar tensor",
     ),
 }

@@ -131,6 +131,14 @@ def test_what_a_package_needs(written: Path) -> None:
 REFUSED = {
     ("Swirl!", "body", None): "Swirl!: is no name for a plugin; use lower-case words such as swirl or top-k",
     ("swirl", None, None): f"say what kind of component it is, --kind {'|'.join(KINDS)}, or where it is, --from FILE",
+    ("class", "body", None): "class: is no name for a plugin, as Python has a word of that name; choose another",
+    ("on", "body", None): "on: is no name for a plugin, as YAML reads it as a value; choose another",
+    (
+        "framework",
+        "router",
+        None,
+    ): "framework: is no name for a plugin, as ni_framework is a package of ours; choose another",
+    ("halting", "body", None): "ni-halting: is installed already; choose another name, or uninstall it first",
     ("kernel", "router", None): "router `kernel`: ni-framework has one of this name; choose another",
     ("swirl", "head", "both.py"): "both.py: holds no head, but router softly, body film; leave --kind out",
 }
@@ -146,6 +154,27 @@ def test_refused(
         write_plugin(name, kind, Path(source) if source else None, Path())
     assert str(caught.value) == REFUSED[name, kind, source]
     assert [path.name for path in tmp_path.iterdir()] == ["both.py"]
+
+
+def test_what_the_template_has_is_not_hidden(tmp_path: Path) -> None:
+    """A class that would be called like something that its module uses is called by its kind too."""
+    folder = write_plugin("batch", "data", None, tmp_path)
+    assert "class BatchData(Data):" in (folder / "ni_batch/batch.py").read_text()
+    assert 'batch = "ni_batch.batch:BatchData"' in (folder / "pyproject.toml").read_text()
+
+
+def test_docstrings_with_anything_in_them(tmp_path: Path) -> None:
+    """Quotes, backslashes, pipes and umlauts end up in valid TOML, Markdown and Python."""
+    path = tmp_path / "odd.py"
+    doc = 'Says "x | y" \\\\ \u00fc and more'
+    path.write_text(
+        FILE.replace("A router that is like the example: types and signatures -> [B, U, V].", doc), encoding="utf-8"
+    )
+    folder = write_plugin("odd-words", None, path, tmp_path)
+    assert "\u00fc" in tomllib.loads((folder / "pyproject.toml").read_text())["project"]["description"]
+    compile((folder / "ni_odd_words/__init__.py").read_text(), "__init__.py", "exec")
+    (row,) = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("| `router`")]
+    assert row.replace("\\|", "").count("|") == 4
 
 
 def test_on_the_command_line(tmp_path: Path, ni: Ni, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
