@@ -18,9 +18,10 @@ from ni_framework.recipe.fields import fields_of
 from ni_framework.registry.resolve import component, config_of, contract_fault
 from ni_framework.testing.check import Excused, Failure
 
-# All differ, so that no mistake in a transpose passes unseen and what has a leading U is known by its size; the input's
-# elements lie on a grid, and one CLS is before them.
+# All differ, so that no mistake in a transpose passes unseen; the input's elements lie on a grid, and one CLS is before
+# them.
 SIZES = Sizes(width=12, functions=11, code=9, type=8, grid=(3, 2))
+WIDTHS = 24, 48, 96  # for a component that refuses the usual one
 BATCH = 3
 TASKS: Mapping[str, int] = {"shape": 13, "colour": 14}
 CODE, BIAS, OUT = 9, True, 10  # of a linear map
@@ -32,7 +33,29 @@ class Case:
 
     cls: Any
     options: Mapping[str, Any] = {}
-    sizes: Sizes = SIZES
+    given: Sizes | None = None
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """The sizes that were given; without, the usual ones, or others if the component says that those do not fit."""
+        if self.given is not None or self.kind == "data":
+            return self.given or SIZES
+        refused = None
+        for grid in (SIZES.grid, (4, 4)):
+            for width in (SIZES.width, *WIDTHS):
+                sizes = attrs.evolve(SIZES, width=width, grid=grid)
+                try:
+                    self.on_meta(sizes)
+                except OptionError as error:
+                    refused = refused or error
+                except Exception:
+                    return SIZES  # the checks say what is wrong with it
+                else:
+                    return sizes
+        raise Failure(
+            f"it refuses the sizes that are tried ({refused}); give some that fit: "
+            f"conformance({self.cls.__name__}, Sizes(width=..., functions=..., code=..., type=..., grid=...))"
+        )
 
     @cached_property
     def kind(self) -> str:
@@ -50,7 +73,7 @@ class Case:
         """The options as the component gets them: those given, examples of those that have no default, and defaults."""
         assert self.kind
         given = {
-            name: field.attribute.metadata["example"]
+            name: field.attribute.metadata.get("example")
             for name, field in fields_of(self.cls.Config).items()
             if field.attribute.default is attrs.NOTHING and field.use is None
         } | dict(self.options)

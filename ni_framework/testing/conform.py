@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ni_framework.contracts import Sizes
-from ni_framework.testing.case import SIZES, Case
+from ni_framework.testing.case import Case
 from ni_framework.testing.check import Check, Outcome, checks_of
 
 
@@ -16,7 +16,7 @@ def outcomes(case: Case) -> Iterator[Outcome]:
         yield check.run(case)
 
 
-def conformance(component: type, sizes: Sizes = SIZES, /, **options: Any) -> Callable[[Check], None]:
+def conformance(component: type, sizes: Sizes | None = None, /, **options: Any) -> Callable[[Check], None]:
     """A test for pytest that tries every check on a component, built with these options.
 
         test_swirl = conformance(Swirl, strength=2.0)

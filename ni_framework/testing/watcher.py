@@ -1,9 +1,10 @@
-"""The process that imports modules and tells on stdout, as JSON, what each did beside: see `importing`."""
+"""The process that imports modules and tells in a file, as JSON, what each did beside: see `importing`."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ import torch  # noqa: F401  before the modules, so that its own import is not th
 
 import ni_framework.contracts  # noqa: F401
 from ni_framework.registry.shared import Shared
+
+FOLDER, FILES = "changes the current folder", "writes files into the current folder"
 
 
 def faults_of(module: str) -> list[str]:
@@ -41,7 +44,11 @@ def faults_of(module: str) -> list[str]:
         lines = said.read().decode(errors="replace").strip().splitlines()
     faults += [f"changes {name}" for name in shared.put_back()]
     faults += [f"prints {lines[0]!r}"] if lines else []
-    return faults + [words for words, value in _around().items() if value != before[words]]
+    after = _around()
+    if after[FOLDER] != before[FOLDER]:
+        del after[FILES]  # which are those of another folder
+        os.chdir(before[FOLDER])
+    return faults + [words for words, value in after.items() if value != before[words]]
 
 
 def _import(module: str) -> None:
@@ -57,11 +64,17 @@ def _around() -> dict[str, Any]:
     return {
         "changes os.environ": dict(os.environ),
         "starts threads": threading.active_count(),
-        "writes files into the current folder": sorted(os.listdir(".")),
+        FOLDER: os.getcwd(),
+        FILES: sorted(os.listdir(".")),
+        "changes sys.path": list(sys.path),
+        "changes the root logger": (logging.root.level, list(logging.root.handlers)),
         "changes signal handlers": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
         "changes filters of warnings": list(warnings.filters),
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps({module: faults_of(module) for module in json.loads(sys.argv[1])}))
+    modules, answer = json.loads(sys.argv[1]), sys.argv[2]
+    told = json.dumps({module: faults_of(module) for module in modules})
+    with open(answer, "w", encoding="utf-8") as file:
+        file.write(told)

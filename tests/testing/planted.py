@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 from typing import Any
 
@@ -16,6 +18,7 @@ from ni_framework.contracts import (
     Pairs,
     TypeInference,
 )
+from ni_framework.errors import OptionError
 from ni_framework.options import config, option
 from tests.testing.sound import Answers, Halves, Numbers, Pieces, Shares, Split, Steps, Types
 
@@ -352,3 +355,140 @@ class Beyond(Numbers):
     class split(Split):  # noqa: N801
         def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
             return Batch(index_B[:, None].float().expand(-1, 4), {"a": torch.full_like(index_B, 3)})
+
+
+@planted("samples", "a sample of train depends on which others are in its batch (targets a)")
+class TargetsTogether(Numbers):
+    class split(Split):  # noqa: N801
+        def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+            return Batch(index_B[:, None].float().expand(-1, 4), {"a": torch.arange(len(index_B)) % 3})
+
+
+@planted("samples", "a sample of train depends on which others are in its batch (mask)")
+class MaskTogether(Numbers):
+    class split(Split):  # noqa: N801
+        def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+            there_B = torch.arange(len(index_B)) > 1
+            return Batch(index_B[:, None].float().expand(-1, 4), {"a": index_B % 3}, there_B[:, None].expand(-1, 4))
+
+
+@planted("masked", "its compatibility BUV changes by up to")
+class CompetingInTraining(Shares):
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
+        share_BUV = super().forward(type_BVT, signature_UT, context)
+        return share_BUV * share_BUV.mean(dim=2, keepdim=True) if self.training else share_BUV
+
+
+@planted("masked", "its type BVT changes by up to")
+class Centring(Types):
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD - x_BVD.mean(dim=1, keepdim=True), context)
+
+
+@planted("masked", "its halt BV changes by up to")
+class HaltingTogether(Halves):
+    def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD - x_BVD.mean(dim=1, keepdim=True), left_BV, context)
+
+
+@planted("masked", "a mask changes nothing, although what belongs to masked elements reaches those that are there")
+class Unmasked(Pieces):
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
+        return self.linear((inputs - inputs.mean(dim=1, keepdim=True)).unsqueeze(-1))
+
+
+@planted("halts", "its price `late` is no finite scalar: nan")
+class Entropy(Halves):
+    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
+        return {"late": (halt_IBV * halt_IBV.log()).mean()}
+
+
+@planted("halts", "the gradient of its price `late` is not finite where an element halts at once or never")
+class Steep(Halves):
+    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
+        return {"late": halt_IBV.clamp_min(0).sqrt().mean()}
+
+
+@planted("stateless", "its forward changes self.seen[0] in place")
+class Tallying(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.seen = [torch.zeros(1, device="cpu")]
+
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        self.seen[0] += len(x_BVD)
+        return super().forward(x_BVD, context)
+
+
+@planted("stateless", "its forward stores something on self.kept['sizes'][0]")
+class Nesting(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.kept: dict[str, list[Any]] = {"sizes": []}
+
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        self.kept["sizes"].append(x_BVD.shape)
+        return super().forward(x_BVD, context)
+
+
+@planted("told", "its absorb stores something on self.count")
+class Remembering(Types):
+    count: Any = None
+
+    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
+        return Answer(super().forward(x_BVD, context), statistics={"size": x_BVD.square().sum()})
+
+    def absorb(self, statistics: Any) -> None:
+        self.count = statistics["size"]
+
+
+@planted("meta", "self.offset is a plain tensor, which does not follow the module")
+class Unattached(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.offset = torch.linspace(0, 1, sizes.type)
+
+
+@planted("compatibilities", "and it is `normalised`")
+class DoubleWhenMasked(Shares):
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
+        return super().forward(type_BVT, signature_UT, context) * (1 if context.present_BV is None else 2)
+
+
+@planted("tasks", "its loss of a sample changes when the target of another one does")
+class Spreading(Answers):
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target).expand(len(target))
+
+
+@planted("unopened", "although only its shape and its tasks are asked for")
+class Listing(Numbers):
+    def __init__(self, config: Any, build: Any) -> None:
+        super().__init__(config, build)
+        os.listdir("/")
+
+
+@planted("unopened", "it opens /absent/numbers although")
+class Swallowing(Numbers):
+    def __init__(self, config: Any, build: Any) -> None:
+        super().__init__(config, build)
+        with contextlib.suppress(OSError):
+            os.close(os.open("/absent/numbers", os.O_RDONLY))
+
+
+@planted("closed", "its parameter linear.weight gets a gradient that is not finite with no samples")
+class Dividing(Types):
+    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
+        type_BVT = super().forward(x_BVD, context)
+        zero = self.linear.weight.sum() * 0
+        return Answer(type_BVT, {"far": zero.square().sqrt()})
+
+
+@planted(
+    "shapes", "it refuses the sizes that are tried (heads: 7 cannot share 12); give some that fit: conformance(Sevens, "
+)
+class Sevens(Types):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        if sizes.width % 7:
+            raise OptionError("heads", f"7 cannot share {sizes.width}")

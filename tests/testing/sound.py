@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ni_framework.contracts import Batch, Body, Context, Data, Halting, Head, Input, Pairs, Router, TypeInference
+from ni_framework.contracts import (
+    Answer,
+    Batch,
+    Body,
+    Context,
+    Data,
+    Halting,
+    Head,
+    Input,
+    Pairs,
+    Router,
+    TypeInference,
+)
+from ni_framework.errors import OptionError
 
 
 class Types(TypeInference):
@@ -130,4 +144,51 @@ class Numbers(Data):
         return {"train": self.split(), "test": self.split()}
 
 
-SOUND = (Types, Steps, Shares, Pieces, Answers, Halves, Numbers)
+class Heads(Steps):
+    """Refuses the usual width, and grids that are small."""
+
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        if sizes.width % 16:
+            raise OptionError("heads", f"16 heads cannot share {sizes.width}")
+        if sizes.grid is None or min(sizes.grid) < 4:
+            raise OptionError("", "it needs a grid of at least 4 by 4")
+
+
+class Tokens(Pieces):
+    """Numbers as rows of a table, so that inputs have no gradient."""
+
+    def __init__(self, config: Any, width: int) -> None:
+        super().__init__(config, width)
+        self.table = nn.Embedding(50, width)
+        del self.linear
+
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
+        inputs = inputs if mask_BN is None else torch.where(mask_BN, inputs, 0)
+        return self.table(inputs.long().clamp(0, 49))
+
+
+class Hidden(Router):
+    """A softmax behind a hidden layer as wide as there are functions in most trials."""
+
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(sizes.type, 11), nn.Linear(11, sizes.type)
+
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
+        type_BVT = self.second(torch.tanh(self.first(type_BVT)))
+        return torch.softmax(torch.einsum("ut,bvt->buv", signature_UT, type_BVT), dim=1)
+
+
+class Penalised(Types):
+    """Tells a loss of its weights alone, and has an option that nothing but attrs knows of."""
+
+    @attrs.frozen
+    class Config:
+        size: int = attrs.field(default=1, metadata={"help": "of nothing"})
+
+    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
+        return Answer(super().forward(x_BVD, context), {"weights": self.linear.weight.square().mean()})
+
+
+SOUND = (Types, Steps, Shares, Pieces, Answers, Halves, Numbers, Heads, Tokens, Hidden, Penalised)

@@ -46,6 +46,11 @@ FAULTS = {
     "import torch; torch.nn.functional.gelu = torch.nn.functional.relu": "changes torch.nn.functional.gelu",
     "import sys; sys.exit(3)": "raises SystemExit: 3",
     "import os; os._exit(3)": "ends the process with exit code 3",
+    "import os; os.chdir('/')": "changes the current folder",
+    "import sys; sys.path.append('/odd')": "changes sys.path",
+    "import logging; logging.basicConfig()": "changes the root logger",
+    "input()": "raises EOFError: EOF when reading a line",
+    "import atexit; atexit.register(print, 'bye')": None,
     "": None,
 }
 

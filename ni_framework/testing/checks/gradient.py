@@ -48,7 +48,7 @@ def gradient(case: Case) -> None:
     fix="let every path run on tensors without rows too, instead of returning early",
 )
 def closed(case: Case) -> None:
-    """With no samples, and with no pair open, results are empty or zero, and gradients zero, not None."""
+    """With no samples, and with no pair open, results are empty or zero, and gradients finite, not None."""
     module = case.built().train()
     cases = {"no samples": trial(case).indexed("B", torch.arange(0))} if case.kind != "embedding" else {}
     if case.kind in ("body", "linear"):
@@ -79,7 +79,9 @@ def _nothing(case: Case, module: Any, of: Trial, when: str) -> None:
             continue
         if value is None:
             raise Failure(f"its parameter {name} gets no gradient (None) with {when}")
-        if value.any():
+        if not value.isfinite().all():
+            raise Failure(f"its parameter {name} gets a gradient that is not finite with {when}")
+        if value.any() and not losses:  # a loss may well be one of weights alone
             raise Failure(f"its parameter {name} gets a gradient that is not zero with {when}")
 
 

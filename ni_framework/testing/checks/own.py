@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import builtins
-import io
-from collections.abc import Mapping
-from unittest import mock
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
-from ni_framework.contracts import Data
+from ni_framework.contracts import Batch, Data
 from ni_framework.errors import RunError
 from ni_framework.nn.random import keys
 from ni_framework.testing.case import BATCH, TASKS, Case
 from ni_framework.testing.check import Excused, Failure, check
+from ni_framework.testing.files import recorded
 from ni_framework.testing.generators import generators
 from ni_framework.testing.trial import call, trial
 
@@ -28,9 +28,12 @@ SAMPLES = 6
 )
 def compatibilities(case: Case) -> None:
     """Compatibilities are not negative, and sum to at most 1 over functions if it says so."""
-    module = case.built()
-    for training in (False, True):
-        c_BUV = call(module.train(training), trial(case)).results["compatibility"]
+    module, of = case.built(), trial(case)
+    present_BV = torch.arange(of.inputs["type"].shape[1]).expand(BATCH, -1) % 3 != 2
+    for training, present in itertools.product((False, True), (None, present_BV)):
+        c_BUV = call(module.train(training), of.with_inputs(present=present)).results["compatibility"]
+        if present is not None:
+            c_BUV = torch.where(present[:, None], c_BUV, 0)
         if (c_BUV < 0).any() or not c_BUV.isfinite().all():
             raise Failure(f"its compatibilities go from {c_BUV.min().item():.2g} to {c_BUV.max().item():.2g}")
         most = c_BUV.sum(dim=1).max().item()
@@ -46,14 +49,24 @@ def compatibilities(case: Case) -> None:
     fix="return a part of `left`, between nothing and all of it",
 )
 def halts(case: Case) -> None:
-    """Probabilities lie between 0 and what is left, and prices are finite scalars."""
+    """Probabilities lie between 0 and what is left; prices are finite scalars with finite gradients, at 0 and 1 too."""
     module, of = case.built(), trial(case)
     halt_BV, left_BV = call(module, of).results["halt"], of.inputs["left"]
     if (halt_BV < 0).any() or (halt_BV > left_BV + 1e-9).any():
         raise Failure("its probabilities do not lie between 0 and what is left")
-    for name, loss in module.price(torch.stack([halt_BV, left_BV - halt_BV]), None).items():
-        if loss.ndim or not loss.isfinite():
-            raise Failure(f"its price `{name}` is no finite scalar: {loss.detach()}")
+    none_BV, all_BV = torch.zeros_like(left_BV), torch.ones_like(left_BV)
+    for first, second in ((halt_BV, left_BV - halt_BV), (none_BV, all_BV), (all_BV, none_BV), (none_BV, none_BV)):
+        halt_IBV = torch.stack([first, second]).detach().requires_grad_()
+        for name, loss in module.price(halt_IBV, None).items():
+            if loss.ndim or not loss.isfinite():
+                raise Failure(f"its price `{name}` is no finite scalar: {loss.detach()}")
+            if not loss.requires_grad:
+                continue
+            (gradient,) = torch.autograd.grad(loss, halt_IBV, allow_unused=True)
+            if gradient is not None and not gradient.isfinite().all():
+                raise Failure(
+                    f"the gradient of its price `{name}` is not finite where an element halts at once or never"
+                )
 
 
 @check(
@@ -76,7 +89,7 @@ def announced(case: Case) -> None:
     fix="read CLS elements in the order of `tasks`, and return losses and metrics of shape [B]",
 )
 def tasks(case: Case) -> None:
-    """Tasks can be asked for one by one, and losses and metrics are per sample."""
+    """Tasks can be asked for one by one, and losses and metrics are per sample and of that sample."""
     module, of = case.built(), trial(case)
     for asked in (("colour",), ("colour", "shape")):
         cls_LD, count = module.start(asked)
@@ -96,6 +109,10 @@ def tasks(case: Case) -> None:
                     raise Failure(
                         f"its {name} of a batch of {BATCH} is {list(value.shape)}; one finite number a sample is wanted"
                     )
+            target = torch.where(torch.arange(BATCH) == 0, (target + 1) % TASKS[task], target)
+            for name, value in ({"loss": module.loss(answer, target)} | module.metrics(answer, target)).items():
+                if not torch.allclose(value[1:], told[name][1:], rtol=1e-9):
+                    raise Failure(f"its {name} of a sample changes when the target of another one does")
 
 
 @check(
@@ -105,12 +122,14 @@ def tasks(case: Case) -> None:
 )
 def unopened(case: Case) -> None:
     """Shape and tasks are known without a file being opened."""
-
-    def refuse(*arguments: object, **_: object) -> None:
-        raise Failure(f"it opens {arguments[0]} although only its shape and its tasks are asked for")
-
-    with mock.patch.object(builtins, "open", refuse), mock.patch.object(io, "open", refuse):
-        data = case.made()
+    assert case.config
+    touched: list[str] = []
+    try:
+        with recorded(touched):
+            data = case.made()
+    finally:
+        if touched:
+            raise Failure(f"it {touched[0]} although only its shape and its tasks are asked for")
     if not all(isinstance(size, int) and size > 0 for size in data.shape):
         raise Failure(f"its shape is {data.shape!r}, not a tuple of whole numbers")
     if not data.tasks or not all(isinstance(classes, int) and classes > 0 for classes in data.tasks.values()):
@@ -142,8 +161,26 @@ def samples(case: Case) -> None:
             _announced(data, batch.inputs, batch.targets, part)
             order = torch.arange(SAMPLES).flip(0)
             again = split.batch(index_B[order], None if key_B is None else key_B[order])
-            if not torch.equal(again.inputs, batch.inputs[order]):
-                raise Failure(f"a sample of {part} depends on which others are in its batch")
+            _reordered(batch, again, order, part)
+
+
+def _reordered(batch: Batch, again: Batch, order: torch.Tensor, part: str) -> None:
+    """Inputs, targets, mask and what else a batch holds are those of the samples, in the order that was asked for."""
+    first, second = (dict(_tensors_of(of._asdict())) for of in (batch, again))
+    if first.keys() != second.keys():
+        raise Failure(f"a batch of {part} holds other things when its samples come in another order")
+    for name, value in first.items():
+        if not torch.equal(second[name], value[order]):
+            what = "" if name == "inputs" else f" ({name})"
+            raise Failure(f"a sample of {part} depends on which others are in its batch{what}")
+
+
+def _tensors_of(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            yield where + name, value.nan_to_num() if value.is_floating_point() else value
+        elif isinstance(value, Mapping):
+            yield from _tensors_of(value, f"{where}{name} ")
 
 
 def _announced(data: Data, inputs: torch.Tensor, targets: Mapping[str, torch.Tensor], part: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ni_framework.contracts import Sizes
 from ni_framework.errors import OptionError
 from ni_framework.testing.case import BATCH, OUT, TASKS, Case
-from ni_framework.testing.check import PARTS, Failure, check
+from ni_framework.testing.check import PARTS, Excused, Failure, check
 from ni_framework.testing.trial import RESULTS, Told, Trial, at, call, trial
 
 TOLERANCE = 1e-9  # of the largest number in float64
@@ -113,14 +113,27 @@ def functions(case: Case) -> None:
     module, of = case.built(), trial(case).still()
     order = torch.arange(case.sizes.functions).flip(0).roll(3)
     expected = {name: at(value, RESULTS[name], "U", order) for name, value in call(module, of).results.items()}
+    follows = _following(case)
     with torch.no_grad():
-        for tensor in [*module.parameters(), *module.buffers()]:
-            if tensor.ndim and len(tensor) == len(order):
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if name in follows:
                 tensor.copy_(tensor[order])
     _compare(Told(expected), call(module, of.indexed("U", order)), "when the functions come in another order")
 
 
+def _following(case: Case) -> set[str]:
+    """The parameters and buffers with a leading U: those whose first size follows the number of functions."""
+    count = case.sizes.functions
+    sizes = {}
+    for functions in (count, count + 2):
+        module = case.on_meta(attrs.evolve(case.sizes, functions=functions))
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        sizes[functions] = {name: len(tensor) if tensor.ndim else 0 for name, tensor in tensors.items()}
+    return {name for name, size in sizes[count].items() if size == count and sizes[count + 2].get(name) != count}
+
+
 @check(
+    "type_inference",
     "router",
     "body",
     "linear",
@@ -134,30 +147,37 @@ def functions(case: Case) -> None:
 )
 def masked(case: Case) -> None:
     """What is masked or closed may hold anything."""
-    module, of = case.built(), trial(case)
-    match case.kind:
-        case "input":
-            _masked_inputs(module, of)
-        case "body" | "linear":
-            _closed_pairs(module, of)
-        case "halting":
-            _masked_price(module, of)
-        case _:
-            _masked_elements(module, of)
+    of = trial(case)
+    for training in (False, True):
+        module = case.built().train(training)
+        match case.kind:
+            case "input":
+                _masked_inputs(module, of)
+            case "body" | "linear":
+                _closed_pairs(module, of)
+            case "halting":
+                _masked_price(module, of)
+                _masked_elements(module, of)
+            case _:
+                _masked_elements(module, of)
 
 
 def _masked_elements(module: Any, of: Trial) -> None:
-    """Of a router or a head."""
+    """Of what takes elements and is told which are there: all but heads answer of each, and only those there count."""
     name = "type" if of.kind == "router" else "x"
     present_BV = torch.arange(of.inputs[name].shape[1]).expand(BATCH, -1) % 3 != 2
     of = of.with_inputs(present=present_BV)
-    other = of.inputs[name].flip(-1) * (1 if of.kind == "router" else torch.nan)  # a router's types are unit vectors
+    other = of.inputs[name].flip(-1) * (torch.nan if of.kind == "head" else 1)  # a router's types are unit vectors
     changed = of.with_inputs(**{name: torch.where(present_BV.unsqueeze(-1), of.inputs[name], other)})
     before, after = call(module, of), call(module, changed)
-    if of.kind == "router":
-        c_BUV, changed_BUV = (torch.where(present_BV[:, None], x.results["compatibility"], 0) for x in (before, after))
-        before, after = Told({"compatibility": c_BUV}), Told({"compatibility": changed_BUV})
+    if of.kind != "head":
+        before, after = _present(before, present_BV), _present(after, present_BV)
     _compare(before, after, "when masked elements change")
+
+
+def _present(told: Told, present_BV: Tensor) -> Told:
+    there = present_BV[0].nonzero().squeeze(-1)
+    return Told({name: at(value, RESULTS[name], "V", there) for name, value in told.results.items()})
 
 
 def _closed_pairs(module: Any, of: Trial) -> None:
@@ -188,19 +208,63 @@ def _masked_price(module: Any, of: Trial) -> None:
 
 def _masked_inputs(module: Any, of: Trial) -> None:
     """What reaches masked elements only may be NaN, and gives no gradient that is."""
-    inputs = of.inputs["inputs"].clone().requires_grad_()
-    x_BND = module(inputs, None)
-    mask_BN = torch.arange(x_BND.shape[1]).expand(BATCH, -1) % 3 != 2
-    read = [torch.autograd.grad(x_BND[:, n].sum(), inputs, retain_graph=True)[0] != 0 for n in range(x_BND.shape[1])]
-    shown = torch.stack([of & mask_BN[0, n] for n, of in enumerate(read)]).any(dim=0)
-    torn = torch.where(shown, of.inputs["inputs"], torch.nan)
-    before, after = module(of.inputs["inputs"], mask_BN), module(torn, mask_BN)
+    inputs = of.inputs["inputs"]
+    with torch.no_grad():
+        num_elements = module(inputs, None).shape[1]
+    mask_BN = torch.arange(num_elements).expand(BATCH, -1) % 3 != 2
+    smooth = _reads(module, inputs, None, mask_BN)
+    other = torch.full_like(inputs, torch.nan) if smooth is not None else inputs.roll(1, 0)
+    shown = smooth if smooth is not None else _changes(module, inputs, other, None, mask_BN)
+    if shown.all() and not mask_BN.all():  # each number reaches some element that is there, until a mask is given
+        if torch.equal(module(inputs, mask_BN)[mask_BN], module(inputs, None)[mask_BN]):
+            raise Failure(
+                "a mask changes nothing, although what belongs to masked elements reaches those that are there"
+            )
+        with_mask = _reads(module, inputs, mask_BN, mask_BN)
+        shown = with_mask if with_mask is not None else _changes(module, inputs, other, mask_BN, mask_BN)
+        if shown.all():
+            raise Excused("every number of its inputs reaches every element, masked or not")
+    torn = torch.where(shown, inputs, other)
+    before, after = module(inputs, mask_BN), module(torn, mask_BN)
     pair = [Told({"elements": torch.where(mask_BN.unsqueeze(-1), x, 0)}) for x in (before, after)]
-    _compare(pair[0], pair[1], "when inputs of masked elements are NaN")
+    _compare(pair[0], pair[1], "when inputs of masked elements are NaN" if smooth is not None else "when they change")
+    if not pair[1].results["elements"].requires_grad:
+        return
     pair[1].results["elements"].square().sum().backward()
     for name, parameter in module.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             raise Failure(f"the gradient of {name} is NaN when inputs of masked elements are: mask them before the map")
+
+
+def _reads(module: Any, inputs: Tensor, mask_BN: Tensor | None, there_BN: Tensor) -> Tensor | None:
+    """Which numbers reach an element that is there, by gradients; None where the inputs have none, as tokens."""
+    inputs = inputs.clone().requires_grad_()
+    x_BND = module(inputs, mask_BN)
+    if not x_BND.requires_grad:
+        return None
+    found = [
+        torch.autograd.grad(x_BND[:, n].sum(), inputs, retain_graph=True, allow_unused=True)[0]
+        for n in there_BN[0].nonzero().squeeze(-1).tolist()
+    ]
+    known = [gradient != 0 for gradient in found if gradient is not None]
+    return torch.stack(known).any(dim=0) if known else None
+
+
+def _changes(module: Any, inputs: Tensor, other: Tensor, mask_BN: Tensor | None, there_BN: Tensor) -> Tensor:
+    """As `_reads`, by putting another number into each place."""
+    size = inputs[0].numel()
+    if size > 4096:
+        raise Excused("its inputs have no gradients, and are too many to be tried one by one")
+    found = []
+    with torch.no_grad():
+        for sample in range(BATCH):
+            mask = None if mask_BN is None else mask_BN[sample].expand(size, -1)
+            base, new = inputs[sample].flatten(), other[sample].flatten()
+            tried = torch.where(torch.eye(size, dtype=torch.bool), new, base).view(size, *inputs.shape[1:])
+            told = module(inputs[sample : sample + 1], None if mask is None else mask[:1])
+            differs = (module(tried, mask) != told).any(dim=-1)  # [number, N]
+            found.append(differs[:, there_BN[sample]].any(dim=-1).view(inputs.shape[1:]))
+    return torch.stack(found)
 
 
 def _compare(before: Told, after: Told, when: str) -> None:

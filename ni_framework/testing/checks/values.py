@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from numpy import ndarray as Array
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -15,6 +17,8 @@ from ni_framework.testing.case import Case
 from ni_framework.testing.check import PARTS, Excused, Failure, check
 from ni_framework.testing.generators import generators
 from ni_framework.testing.trial import RESULTS, Told, call, trial
+
+CONTAINERS = (list, tuple, set, frozenset, deque)
 
 
 @check(
@@ -30,6 +34,11 @@ def meta(case: Case) -> None:
     for name, tensor in _tensors(module).items():
         if not tensor.is_meta:
             raise Failure(f"{name} is on {tensor.device} although the component was built on the meta device")
+    for name, value in _attributes(module).items():
+        if isinstance(value, Tensor):
+            raise Failure(
+                f"{name} is a plain tensor, which does not follow the module: make it a buffer or a parameter"
+            )
     with _empty_is_nan():
         initialise(module, seed=0)
     for name, tensor in _tensors(module).items():
@@ -93,12 +102,10 @@ def repeatable(case: Case) -> None:
 def stateless(case: Case) -> None:
     """A forward leaves attributes, parameters and buffers as they were."""
     module, of = case.built().train(), trial(case)
-    attributes = _attributes(module)
+    kept = _kept(module)
     values = {name: tensor.clone() for name, tensor in _tensors(module).items()}
     call(module, of)
-    for name, value in _attributes(module).items():
-        if name not in attributes or attributes[name] is not value:
-            raise Failure(f"its forward stores something on {name}")
+    _unchanged(module, kept, "forward")
     for name, tensor in _tensors(module).items():
         if not torch.equal(tensor, values[name]):
             raise Failure(f"its forward changes {name}")
@@ -127,12 +134,13 @@ def told(case: Case) -> None:
     for name, value in answer.statistics.items():
         if not torch.allclose(halves[0][name] + halves[1][name], value.to(halves[0][name]), rtol=1e-6, atol=1e-8):
             raise Failure(f"its statistic `{name}` of a batch is not the sum of those of its halves")
-    parameters = {name: of.clone() for name, of in module.named_parameters()}
+    parameters, kept = {name: of.clone() for name, of in module.named_parameters()}, _kept(module)
     with torch.no_grad():
         module.absorb({name: value.detach() for name, value in answer.statistics.items()})
     for name, parameter in module.named_parameters():
         if not torch.equal(parameter, parameters[name]):
             raise Failure(f"its absorb changes the parameter {name}, which is the optimizer's")
+    _unchanged(module, kept, "absorb")
     if bad := [name for name, buffer in module.named_buffers() if not buffer.isfinite().all()]:
         raise Failure(f"its absorb leaves {bad[0]} not finite")
 
@@ -148,19 +156,44 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+def _kept(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Its attributes, with copies of those whose numbers could be changed in place."""
+    return {
+        name: (
+            value,
+            value.clone() if isinstance(value, Tensor) else value.copy() if isinstance(value, Array) else None,
+        )
+        for name, value in _attributes(module).items()
+    }
+
+
+def _unchanged(module: nn.Module, kept: dict[str, tuple[Any, Any]], method: str) -> None:
+    now = _attributes(module)
+    for name, value in now.items():
+        before, copy = kept.get(name, (None, None))
+        if name not in kept or before is not value:
+            raise Failure(f"its {method} stores something on {name}")
+        if copy is not None and not (copy == value).all():
+            raise Failure(f"its {method} changes {name} in place")
+    if gone := [name for name in kept if name not in now]:
+        raise Failure(f"its {method} takes {gone[0]} away")
+
+
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Every attribute of every module but for torch's own tables, and everything in its lists and mappings, by name."""
-    found = {}
+    """Every attribute of every module but for torch's own tables, and everything in its containers, by name."""
+    found: dict[str, Any] = {}
     for path, part in module.named_modules():
         for name, value in vars(part).items():
             if not (name.startswith("_") and name in vars(nn.Module())):
-                place = ".".join(filter(None, ("self", path, name)))
-                found[place] = value
-                items = (
-                    value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-                )
-                found |= {f"{place}[{key!r}]": item for key, item in items}
+                _collect(found, ".".join(filter(None, ("self", path, name))), value, depth=4)
     return found
+
+
+def _collect(found: dict[str, Any], place: str, value: Any, depth: int) -> None:
+    found[place] = value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, CONTAINERS) else ()
+    for key, item in items if depth else ():
+        _collect(found, f"{place}[{key!r}]", item, depth - 1)
 
 
 @contextmanager
