@@ -13,6 +13,7 @@ from ni_framework.testing.case import Case
 from ni_framework.testing.check import CHECKS, Failure, checks_of
 from ni_framework.testing.conform import outcomes
 from ni_framework.testing.importing import import_faults, watch_imports
+from tests.testing import planted_more  # noqa: F401  adds to the list
 from tests.testing.planted import PLANTED
 from tests.testing.sound import SOUND
 
@@ -112,7 +113,7 @@ TEST = """
 import sys
 sys.path[:0] = [{root!r}]
 from ni_framework.testing import conformance
-from tests.testing.planted import Deaf
+from tests.testing.planted_more import Deaf
 from tests.testing.sound import Steps
 
 test_steps = conformance(Steps)
