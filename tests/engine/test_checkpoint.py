@@ -201,7 +201,9 @@ def test_a_checkpoint_of_this_format_stays_readable(tmp_path: Path) -> None:
     notes: list[str] = []
     model, recipe = load_checkpoint(kept, tell=notes.append)
     (note,) = notes
-    assert note.startswith(f"{kept}: its model answers as it did, though code has changed since it was saved: body ")
+    assert note.startswith(
+        f"{kept}: its model answers as it did, though code has changed since it was saved: type_inference "
+    )
     assert note.endswith("of ni-framework 0.1.0, now the same version")
     assert "router" not in note  # its file is what it was
     assert (recipe.train.steps, manifest.step, manifest.evaluated) == (2, 1, False)
