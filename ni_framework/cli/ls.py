@@ -26,10 +26,12 @@ def command(load: bool, as_json: bool) -> None:
     documents = [(loaded if load else listed)(entry) for entry in entries]
     columns = ["kind", "name", "distribution", "version"]
     if load:
-        from ni_framework.testing.report import summaries
+        from ni_framework.options import KINDS
+        from ni_framework.testing.report import reports
 
-        sound = [entry for entry, document in zip(entries, documents, strict=True) if document["status"] == "ok"]
-        found = summaries(sound, lambda label: narrate(f"trying {label} ..."))
+        known = zip(entries, documents, strict=True)
+        sound = [entry for entry, document in known if document["status"] == "ok" and entry.kind in KINDS]
+        found = {of.entry: of.summary for of in reports(sound, lambda label: narrate(f"trying {label} ..."))}
         for entry, document in zip(entries, documents, strict=True):
             document["conformance"] = found.get(entry, "")
         columns += ["api", "status", "conformance", "summary"]

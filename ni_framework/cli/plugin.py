@@ -41,9 +41,10 @@ def test(name: str | None, as_json: bool) -> None:
 
     Without NAME, everything that is installed. Ends with exit code 5 if a check fails.
     """
-    from ni_framework.testing.report import report
+    from ni_framework.testing.report import reports
+    from ni_framework.testing.selection import selected
 
-    found = report(name, lambda label: narrate(f"trying {label} ..."))
+    found = reports(selected(name), lambda label: narrate(f"trying {label} ..."))
     lines = [line for of in found for line in of.lines]
     emit([of.document for of in found], "\n".join(lines), as_json)
     if failed := [of.label for of in found if of.failed]:

@@ -52,9 +52,10 @@ def _show_component(target: str, overrides: tuple[str, ...], as_json: bool) -> N
         )
     documents = describe_component(target)
 
-    from ni_framework.testing.report import report
+    from ni_framework.testing.report import reports
+    from ni_framework.testing.selection import selected
 
-    tried = {(of.entry.kind, of.entry.name): of for of in report(target)}
+    tried = {(of.entry.kind, of.entry.name): of for of in reports(selected(target))}
     texts = []
     for document in documents:
         rows = [(option["name"], option["type"], option["default"], option["help"]) for option in document["options"]]

@@ -24,7 +24,7 @@ SIZES = Sizes(width=12, functions=11, code=9, type=8, grid=(3, 2))
 WIDTHS = 24, 48, 96  # for a component that refuses the usual one
 BATCH = 3
 TASKS: Mapping[str, int] = {"shape": 13, "colour": 14}
-CODE, BIAS, OUT = 9, True, 10  # of a linear map
+BIAS, OUT = True, 10  # of a linear map
 
 
 @frozen

@@ -13,16 +13,7 @@ from ni_framework.options import KINDS
 if TYPE_CHECKING:
     from ni_framework.testing.case import Case
 
-PARTS = (
-    "embedding",
-    "type_inference",
-    "router",
-    "body",
-    "halting",
-    "linear",
-    "input",
-    "head",
-)  # those that are modules
+PARTS = tuple(kind for kind in KINDS if kind != "data")  # those that are modules
 
 
 class Failure(AssertionError):

@@ -8,12 +8,11 @@ from typing import Any
 from attrs import frozen
 
 from ni_framework.errors import PluginError
-from ni_framework.options import KINDS
 from ni_framework.registry import Entry
 from ni_framework.testing.check import Failure, Outcome
 from ni_framework.testing.conform import outcomes
 from ni_framework.testing.importing import watch_imports
-from ni_framework.testing.selection import case_of, selected
+from ni_framework.testing.selection import case_of
 
 
 @frozen
@@ -78,24 +77,8 @@ class Report:
         }
 
 
-def summaries(entries: Sequence[Entry], tell: Callable[[str], None]) -> dict[Entry, str]:
-    """What the checks found of each entry in a few words, "" of what is no component or cannot be loaded."""
-    tried = [entry for entry in entries if entry.kind in KINDS]
-    watch_imports(sorted({entry.module for entry in tried if not entry.is_one_file}))
-    found = dict.fromkeys(entries, "")
-    for entry in tried:
-        tell(f"{entry.kind}/{entry.name}")
-        of = report_on(entry)
-        found[entry] = "" if of.fault else of.summary
-    return found
-
-
-def report(name: str | None, tell: Callable[[str], None] = lambda _: None) -> list[Report]:
-    """Tries the components that a name means, all without one; `tell` hears of each before it is tried.
-
-    Raises `RecipeError` for a name that means nothing.
-    """
-    entries = selected(name)
+def reports(entries: Sequence[Entry], tell: Callable[[str], None] = lambda _: None) -> list[Report]:
+    """Tries installed components; `tell` hears of each before it is tried."""
     watch_imports(sorted({entry.module for entry in entries if not entry.is_one_file}))
     found = []
     for entry in entries:

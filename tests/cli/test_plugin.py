@@ -21,7 +21,7 @@ class Odd(TypeInference):
 '''
 ENTRY = {"type_inference": {"odd": "ni_odd:Odd"}}
 FAILURE = (
-    "  batch: its type BVT changes by up to {} when sample 0 is asked about alone\n"
+    "  batch: its type BVT differs by up to {} when sample 0 is asked about alone\n"
     "    why: what a model says of a sample must not depend on which others happen to be asked about with it\n"
     "    fix: take no mean, maximum or sorting over B; elements compete within their sample only\n"
 )
@@ -89,6 +89,6 @@ def test_what_cannot_be_loaded_is_told(install: Install, ni: Ni) -> None:  # noq
 def test_shown_with_the_component(ni: Ni) -> None:
     done = ni("show", "odd")
     assert done.code == 0
-    assert "\n\nconformance: 16 passed, 1 failed, 1 excused\n  batch: its type BVT changes" in done.out
+    assert "\n\nconformance: 16 passed, 1 failed, 1 excused\n  batch: its type BVT differs" in done.out
     (document,) = ni("show", "odd", "--json").json
     assert document["conformance"] == "16 passed, 1 failed, 1 excused"

@@ -187,7 +187,7 @@ class Favouring(Steps):
         return self.linear(code_UC) * torch.arange(1, len(code_UC) + 1).to(code_UC)[:, None]
 
 
-@planted("masked", "its compatibility BUV changes by up to")
+@planted("masked", "its compatibility BUV differs by up to")
 class Competing(Shares):
     def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
         logit_BUV = self.logits(type_BVT, signature_UT)
@@ -200,7 +200,7 @@ class Looking(Steps):
         return super().forward(x_BVD, prepared, pairs) + pairs.share(x_BVD.mean(dim=1, keepdim=True).expand_as(x_BVD))
 
 
-@planted("masked", "its shape B changes by up to nan when masked elements change")
+@planted("masked", "its shape B differs by up to nan when masked elements change")
 class Averages(Answers):
     def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Any) -> dict[str, Tensor]:
         return {task: self.maps[task](x_BVD.mean(dim=1)) for task in tasks}
@@ -213,7 +213,7 @@ class Late(Pieces):
         return x_BND if mask_BN is None else torch.where(mask_BN.unsqueeze(-1), x_BND, 0)
 
 
-@planted("masked", "its price `late` changes when masked elements halt at other times")
+@planted("masked", "its price `late` differs by up to")
 class Pricing(Halves):
     def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
         return super().price(halt_IBV, None)

@@ -169,20 +169,20 @@ class MaskTogether(Numbers):
             return Batch(index_B[:, None].float().expand(-1, 4), {"a": index_B % 3}, there_B[:, None].expand(-1, 4))
 
 
-@planted("masked", "its compatibility BUV changes by up to")
+@planted("masked", "its compatibility BUV differs by up to")
 class CompetingInTraining(Shares):
     def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:
         share_BUV = super().forward(type_BVT, signature_UT, context)
         return share_BUV * share_BUV.mean(dim=2, keepdim=True) if self.training else share_BUV
 
 
-@planted("masked", "its type BVT changes by up to")
+@planted("masked", "its type BVT differs by up to")
 class Centring(Types):
     def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
         return super().forward(x_BVD - x_BVD.mean(dim=1, keepdim=True), context)
 
 
-@planted("masked", "its halt BV changes by up to")
+@planted("masked", "its halt BV differs by up to")
 class HaltingTogether(Halves):
     def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor:
         return super().forward(x_BVD - x_BVD.mean(dim=1, keepdim=True), left_BV, context)

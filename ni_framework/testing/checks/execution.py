@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensorMode
 from ni_framework.nn.packed import PackedPairs
 from ni_framework.testing.case import Case
 from ni_framework.testing.check import PARTS, Excused, Failure, check
+from ni_framework.testing.compare import same
 from ni_framework.testing.trial import Trial, call, call_with, gradients, trial, weighted
 
 
@@ -35,7 +36,7 @@ def layouts(case: Case) -> None:
         pooled = weighted(told) + torch.stack([*told.losses.values(), weighted(told) * 0]).sum()
         found.append((told, gradients(module, at, pooled)))
     (dense, dense_gradients), (packed, packed_gradients) = found
-    _equal("its outcome", dense.results["outcome"], packed.results["outcome"])
+    same("its outcome", dense.results["outcome"], packed.results["outcome"])
     for what, one, other in (
         ("losses", dense.losses, packed.losses),
         ("statistics", dense.statistics, packed.statistics),
@@ -43,9 +44,9 @@ def layouts(case: Case) -> None:
         if one.keys() != other.keys():
             raise Failure(f"it tells other {what} in the packed layout: {sorted(one)} and {sorted(other)}")
         for name in one:
-            _equal(f"`{name}` of its {what}", one[name], other[name])
+            same(f"`{name}` of its {what}", one[name], other[name])
     for name, gradient in dense_gradients.items():
-        _equal(f"the gradient of {name}", gradient, packed_gradients[name])
+        same(f"the gradient of {name}", gradient, packed_gradients[name])
 
 
 def _closed_pass_nothing(case: Case) -> None:
@@ -59,7 +60,7 @@ def _closed_pass_nothing(case: Case) -> None:
     opened = gradients(module, of, (torch.where(c_BUV.detach() > 0, c_BUV, 0) * weight_BUV).sum())
     whole = gradients(module, of, (call(module, of).results["compatibility"] * weight_BUV).sum())
     for name, gradient in whole.items():
-        _equal(f"the gradient of {name}, with closed pairs and without,", gradient, opened[name])
+        same(f"the gradient of {name}, with closed pairs and without,", gradient, opened[name])
 
 
 @check(
@@ -123,7 +124,7 @@ def compile_(case: Case) -> None:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise Failure(f"torch.compile cannot take it whole: {type(error).__name__}: {reason}") from error
     for name, value in found.items():
-        _equal(f"its {name}", expected.results[name], value)
+        same(f"its {name}", expected.results[name], value)
 
 
 class _Calling(nn.Module):
@@ -135,10 +136,3 @@ class _Calling(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(call_with(self.module, self.of, inputs).results)
-
-
-def _equal(what: str, one: Tensor | None, other: Tensor | None) -> None:
-    one, other = (torch.zeros(()) if value is None else value for value in (one, other))
-    scale = float(one.detach().abs().max().clamp_min(1e-3)) if one.numel() else 1.0
-    if not torch.allclose(one, other.to(one), rtol=0, atol=1e-9 * scale):
-        raise Failure(f"{what} differs by up to {(one - other).abs().max().item():.2g}")

@@ -13,9 +13,8 @@ from ni_framework.contracts import Sizes
 from ni_framework.errors import OptionError
 from ni_framework.testing.case import BATCH, OUT, TASKS, Case
 from ni_framework.testing.check import PARTS, Excused, Failure, check
+from ni_framework.testing.compare import same, same_results
 from ni_framework.testing.trial import RESULTS, Told, Trial, at, call, trial
-
-TOLERANCE = 1e-9  # of the largest number in float64
 
 
 @check(
@@ -79,7 +78,7 @@ def batch(case: Case) -> None:
             found = {
                 name: at(value, RESULTS[name], "B", torch.tensor([sample])) for name, value in whole.results.items()
             }
-            _compare(Told(found), alone, f"when sample {sample} is asked about alone")
+            same_results(Told(found), alone, f"when sample {sample} is asked about alone")
 
 
 @check(
@@ -98,7 +97,7 @@ def elements(case: Case) -> None:
     module, of = case.built(sizes), trial(case, sizes).still()
     order = torch.arange(of.inputs["type" if case.kind == "router" else "x"].shape[1]).flip(0).roll(3)
     expected = {name: at(value, RESULTS[name], "V", order) for name, value in call(module, of).results.items()}
-    _compare(Told(expected), call(module, of.indexed("V", order)), "when the elements come in another order")
+    same_results(Told(expected), call(module, of.indexed("V", order)), "when the elements come in another order")
 
 
 @check(
@@ -118,7 +117,7 @@ def functions(case: Case) -> None:
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if name in follows:
                 tensor.copy_(tensor[order])
-    _compare(Told(expected), call(module, of.indexed("U", order)), "when the functions come in another order")
+    same_results(Told(expected), call(module, of.indexed("U", order)), "when the functions come in another order")
 
 
 def _following(case: Case) -> set[str]:
@@ -172,7 +171,7 @@ def _masked_elements(module: Any, of: Trial) -> None:
     before, after = call(module, of), call(module, changed)
     if of.kind != "head":
         before, after = _present(before, present_BV), _present(after, present_BV)
-    _compare(before, after, "when masked elements change")
+    same_results(before, after, "when masked elements change")
 
 
 def _present(told: Told, present_BV: Tensor) -> Told:
@@ -188,11 +187,8 @@ def _closed_pairs(module: Any, of: Trial) -> None:
         closed_BV1 = (c_BUV[:, function] == 0).unsqueeze(-1)
         x_BVD = torch.where(closed_BV1, 3 * of.inputs["x"].flip(-1) + 1, of.inputs["x"])
         after = call(module, of.with_inputs(x=x_BVD)).results["outcome"]
-        _compare(
-            Told({"outcome": before[:, function]}),
-            Told({"outcome": after[:, function]}),
-            f"when elements change that function {function} does not take",
-        )
+        when = f"when elements change that function {function} does not take"
+        same("its outcome BUVD", before[:, function], after[:, function], when)
 
 
 def _masked_price(module: Any, of: Trial) -> None:
@@ -202,8 +198,7 @@ def _masked_price(module: Any, of: Trial) -> None:
     before = module.price(halt_IBV, present_BV)
     after = module.price(torch.where(present_BV, halt_IBV, halt_IBV.flip(0)), present_BV)
     for name, loss in before.items():
-        if not torch.allclose(loss, after[name], rtol=1e-9):
-            raise Failure(f"its price `{name}` changes when masked elements halt at other times")
+        same(f"its price `{name}`", loss, after[name], "when masked elements halt at other times")
 
 
 def _masked_inputs(module: Any, of: Trial) -> None:
@@ -227,7 +222,9 @@ def _masked_inputs(module: Any, of: Trial) -> None:
     torn = torch.where(shown, inputs, other)
     before, after = module(inputs, mask_BN), module(torn, mask_BN)
     pair = [Told({"elements": torch.where(mask_BN.unsqueeze(-1), x, 0)}) for x in (before, after)]
-    _compare(pair[0], pair[1], "when inputs of masked elements are NaN" if smooth is not None else "when they change")
+    same_results(
+        pair[0], pair[1], "when inputs of masked elements are NaN" if smooth is not None else "when they change"
+    )
     if not pair[1].results["elements"].requires_grad:
         return
     pair[1].results["elements"].square().sum().backward()
@@ -265,18 +262,3 @@ def _changes(module: Any, inputs: Tensor, other: Tensor, mask_BN: Tensor | None,
             differs = (module(tried, mask) != told).any(dim=-1)  # [number, N]
             found.append(differs[:, there_BN[sample]].any(dim=-1).view(inputs.shape[1:]))
     return torch.stack(found)
-
-
-def _compare(before: Told, after: Told, when: str) -> None:
-    for name, value in before.results.items():
-        other = after.results[name]
-        if other.shape != value.shape:
-            raise Failure(f"its {name} is {list(other.shape)}, not {list(value.shape)}, {when}")
-        if not torch.allclose(value, other, rtol=0, atol=_scale(value) * TOLERANCE):
-            raise Failure(
-                f"its {name} {RESULTS[name]} changes by up to {(value - other).abs().max().item():.2g} {when}"
-            )
-
-
-def _scale(value: Tensor) -> float:
-    return float(value.detach().abs().max().clamp_min(1e-3)) if value.numel() else 1.0

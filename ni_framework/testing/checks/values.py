@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ni_framework.nn.init import initialise
 from ni_framework.testing.case import Case
 from ni_framework.testing.check import PARTS, Excused, Failure, check
+from ni_framework.testing.compare import same_results
 from ni_framework.testing.generators import generators
-from ni_framework.testing.trial import RESULTS, Told, call, trial
+from ni_framework.testing.trial import call, trial
 
 CONTAINERS = (list, tuple, set, frozenset, deque)
 
@@ -72,7 +73,7 @@ def state_dict(case: Case) -> None:
     module, other, of = case.built(seed=0), case.built(seed=1), trial(case)
     before = call(module, of)
     other.load_state_dict(load(save({name: value.contiguous() for name, value in module.state_dict().items()})))
-    _compare(before, call(other, of), "after its state_dict was loaded into another instance")
+    same_results(before, call(other, of), "after its state_dict was loaded into another instance", tolerance=0)
 
 
 @check(
@@ -90,7 +91,8 @@ def repeatable(case: Case) -> None:
         if moved := [name for name, state in generators().items() if state != before[name]]:
             raise Failure(f"its forward draws from {moved[0]}")
         torch.rand(5)
-        _compare(first, call(module, of), f"when called again in {'training' if training else 'evaluation'}")
+        when = f"when called again in {'training' if training else 'evaluation'}"
+        same_results(first, call(module, of), when, tolerance=0)
 
 
 @check(
@@ -143,13 +145,6 @@ def told(case: Case) -> None:
     _unchanged(module, kept, "absorb")
     if bad := [name for name, buffer in module.named_buffers() if not buffer.isfinite().all()]:
         raise Failure(f"its absorb leaves {bad[0]} not finite")
-
-
-def _compare(before: Told, after: Told, when: str) -> None:
-    for name, value in before.results.items():
-        if not torch.equal(value, after.results[name]):
-            worst = (value - after.results[name]).abs().max().item()
-            raise Failure(f"its {name} {RESULTS[name]} differs by up to {worst:.2g} {when}")
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
