@@ -87,6 +87,19 @@ class Case:
         except RecipeError as error:
             raise Failure(f"its options are refused: {error.problems[0].message}") from error
 
+    @cached_property
+    def runs(self) -> bool:
+        """Whether it can be built, and called if it is a module; what is wrong otherwise, the check `runs` tells."""
+        from ni_framework.testing.checks.declared import runs
+
+        try:
+            runs(self)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a stranger's code may even exit
+            return False
+        return True
+
     def made(self, sizes: Sizes | None = None) -> Any:
         """A new component, as the framework makes one; on whatever device is the default one."""
         sizes = sizes or self.sizes

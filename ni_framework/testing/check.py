@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen
@@ -49,9 +52,14 @@ class Check:
     why: str
     fix: str
     look: Callable[[Case], None] = field(repr=False)
+    calls: bool = (
+        True  # whether it builds and calls the component, so that it says nothing of one that cannot be called
+    )
 
     def run(self, case: Case) -> Outcome:
         """Tries it; whatever the component raises is a failure of the check."""
+        if self.calls and not case.runs:
+            return Outcome(self, "excused", "not tried, because the component cannot be built or called")
         try:
             self.look(case)
         except Excused as reason:
@@ -61,7 +69,8 @@ class Check:
         except KeyboardInterrupt:
             raise
         except BaseException as fault:  # a stranger's code may even exit
-            return Outcome(self, "failed", f"raises {type(fault).__name__}: {str(fault).strip() or 'without a word'}")
+            said = str(fault).strip() or "without a word"
+            return Outcome(self, "failed", f"raises {type(fault).__name__}: {said}{_place(fault, case.cls)}")
         return Outcome(self, "passed")
 
     def test(self, case: Case) -> None:
@@ -75,16 +84,27 @@ class Check:
             raise Failure(outcome.text)
 
 
+def _place(fault: BaseException, cls: type) -> str:
+    """The last line of the component's own file that a fault passed through, as " (swirl.py, line 12)"; "" if none."""
+    own, found = getattr(sys.modules.get(cls.__module__), "__file__", None), ""
+    for frame, line in walk_tb(fault.__traceback__):
+        if frame.f_code.co_filename == own:
+            found = f" ({os.path.basename(own)}, line {line})"
+    return found
+
+
 CHECKS: dict[str, Check] = {}
 """All checks by name, in the order in which they run."""
 
 
-def check(*kinds: str, why: str, fix: str) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+def check(
+    *kinds: str, why: str, fix: str, calls: bool = True
+) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
     """Registers a function as a check of these kinds (none: of all), under the function's name."""
 
     def register(look: Callable[[Case], None]) -> Callable[[Case], None]:
         name = look.__name__.rstrip("_")
-        CHECKS[name] = Check(name, kinds or KINDS, why, fix, look)
+        CHECKS[name] = Check(name, kinds or KINDS, why, fix, look, calls)
         return look
 
     return register

@@ -87,11 +87,23 @@ class Unset(Types):
         pass
 
 
-@planted("meta", "owns parameters or buffers but has no reset_parameters()")
+@planted("runs", "owns parameters or buffers but has no reset_parameters()")
 class NoReset(Types):
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
         super().__init__(config, sizes, build)
         self.offset = nn.Parameter(torch.zeros(sizes.type))
+
+
+@planted("runs", "raises RuntimeError: The size of tensor a")
+class Misshapen(Types):
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor:
+        return super().forward(x_BVD, context) + x_BVD
+
+
+@planted("runs", "raises TypeError: ")
+class Unbuildable(Types):
+    def __init__(self, config: Any, sizes: Any) -> None:
+        super().__init__(config, sizes, None)
 
 
 @planted("seeded", "offset begins with other values although the seed is the same")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def test_planted_fault(check: str, cls: type, said: str) -> None:
     assert outcome.text.startswith(f"{check}: ")
     assert "\n  why: " in outcome.text
     assert "\n  fix: " in outcome.text
+
+
+@pytest.mark.parametrize("name", ["Misshapen", "Unbuildable"])
+def test_one_exception_is_one_failure(name: str) -> None:
+    """Told with its line; what could not be tried says so instead of giving other advice."""
+    (cls,) = [cls for _, cls, _ in PLANTED if cls.__name__ == name]
+    found = list(outcomes(Case(cls)))
+    (failed,) = [outcome for outcome in found if outcome.verdict == "failed"]
+    assert failed.check.name == "runs"
+    excused = {outcome.message for outcome in found if outcome.verdict == "excused"}
+    assert excused == {"not tried, because the component cannot be built or called"}
+    if name == "Misshapen":
+        assert re.search(r" \(planted.py, line \d+\)$", failed.message)
 
 
 FAULTS = {

@@ -13,12 +13,14 @@ from ni_framework.registry.resolve import config_of
 from ni_framework.testing.case import Case
 from ni_framework.testing.check import Excused, Failure, check
 from ni_framework.testing.importing import import_faults
+from ni_framework.testing.trial import call, trial
 
 
 @check(
     why="a plugin is imported while a recipe is being read: what it prints spoils --json, and what it changes in torch, in "
     "random generators or in the environment changes every other run",
     fix="keep the module's top level to imports and definitions",
+    calls=False,
 )
 def imports(case: Case) -> None:
     """Importing its module, in a process of its own, prints nothing and changes nothing."""
@@ -35,6 +37,7 @@ def imports(case: Case) -> None:
 @check(
     why="`ni show` prints the docstring and the help of every option: they are all that a recipe's writer sees of it",
     fix="write a docstring that begins with what it does and its shapes, and give every option a help text",
+    calls=False,
 )
 def documented(case: Case) -> None:
     """The class has a docstring of its own, and every option a help text."""
@@ -49,6 +52,7 @@ def documented(case: Case) -> None:
 @check(
     why="a checkpoint holds the recipe, options included, and is rebuilt from it",
     fix="give options types that YAML has, and leave values as they are given: no converters",
+    calls=False,
 )
 def yaml(case: Case) -> None:
     """The options written as YAML and read again are equal."""
@@ -56,3 +60,16 @@ def yaml(case: Case) -> None:
     again = load_options(case.cls.Config, text, resolve=config_of)
     if again != case.config:
         raise Failure(f"the options {case.config} are {again} when written as YAML and read again")
+
+
+@check(
+    why="a component that cannot be built or called at all fails wherever it is used",
+    fix="compare the signatures of __init__, prepare and forward, and the shapes on the way, with its base class in contracts.py",
+    calls=False,
+)
+def runs(case: Case) -> None:
+    """It can be built, and called if it is a module, at small sizes."""
+    if case.kind == "data":
+        case.made()
+    else:
+        call(case.built(), trial(case))

@@ -119,6 +119,7 @@ def tasks(case: Case) -> None:
     "data",
     why="models are built, shown and measured where the data are not",
     fix="set shape and tasks from the options in __init__, and open files in open()",
+    calls=False,
 )
 def unopened(case: Case) -> None:
     """Shape and tasks are known without a file being opened."""
