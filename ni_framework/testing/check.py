@@ -86,7 +86,7 @@ class Check:
 
 def _place(fault: BaseException, cls: type) -> str:
     """The last line of the component's own file that a fault passed through, as " (swirl.py, line 12)"; "" if none."""
-    own, found = getattr(sys.modules.get(cls.__module__), "__file__", None), ""
+    own, found = str(getattr(sys.modules.get(cls.__module__), "__file__", "")), ""
     for frame, line in walk_tb(fault.__traceback__):
         if frame.f_code.co_filename == own:
             found = f" ({os.path.basename(own)}, line {line})"

@@ -282,7 +282,7 @@ class Dividing(Types):
 
 
 @planted(
-    "shapes", "it refuses the sizes that are tried (heads: 7 cannot share 12); give some that fit: conformance(Sevens, "
+    "runs", "it refuses the sizes that are tried (heads: 7 cannot share 12); give some that fit: conformance(Sevens, "
 )
 class Sevens(Types):
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
