@@ -67,7 +67,10 @@ def command(
         ("checkpoint", summary["checkpoint"]),
     ]
     emit(summary, table(rows), as_json)
-    narrate(f"next: ni eval {summary['run']}")
+
+    from ni_framework.registry.one_file import plugin_options
+
+    narrate(f"next: ni eval {summary['run']}{plugin_options()}")
 
 
 def _begun(

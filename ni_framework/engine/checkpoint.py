@@ -119,7 +119,7 @@ def load_checkpoint(
     manifest = read_manifest(folder)
     if note := proven(folder, manifest):
         tell(note)
-    return _made(folder, manifest, overrides)
+    return restored(folder, manifest, overrides)
 
 
 def load_model(checkpoint: str | os.PathLike[str]) -> Interpreter:
@@ -135,12 +135,13 @@ def proven(folder: Path, manifest: Manifest) -> str | None:
     return prove(
         folder,
         read_lock(folder, manifest),
-        lambda: _made(folder, manifest)[0],
+        lambda: restored(folder, manifest)[0],
         lambda model: read_golden(folder, manifest, model),
     )
 
 
-def _made(folder: Path, manifest: Manifest, overrides: Sequence[str] = ()) -> tuple[Interpreter, Recipe]:
+def restored(folder: Path, manifest: Manifest, overrides: Sequence[str] = ()) -> tuple[Interpreter, Recipe]:
+    """The model of a checkpoint, in evaluation mode, and its recipe, whatever has changed since it was saved."""
     recipe = read_recipe(folder, manifest, overrides)
     model = build_model(recipe)  # with initial values: a component may have buffers that no checkpoint holds
     load_weights(model, folder, manifest, inference_weights(manifest))

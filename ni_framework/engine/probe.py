@@ -14,7 +14,7 @@ from ni_framework.model.figures import routing_figures, warnings
 from ni_framework.model.trace import trace
 
 
-def probe(engine: LocalEngine, order: Order, hook: Any) -> dict[str, float]:
+def probe(engine: LocalEngine, order: Order, tell: Any) -> dict[str, float]:
     """The routing figures of the first batch, logged as step 0, with a warning and a remedy for each that is degenerate.
 
     Raises `RunError` if every pair is closed: nothing would be computed, and no gradient could change that.
@@ -22,12 +22,12 @@ def probe(engine: LocalEngine, order: Order, hook: Any) -> dict[str, float]:
     batch: Batch = to(order[0], engine.device)
     with evaluating(engine.model), engine.autocast():
         figures = routing_figures(trace(engine.model, batch.inputs, batch.mask), batch.mask)
-    hook.run_log(step=0, metrics=figures)
+    tell.run_log(step=0, metrics=figures)
     if figures.get("routing/open") == 0:
         raise RunError(
             "every pair of function and element is closed at step 0: nothing would be computed and no gradient could open one; "
             "raise model.router.truncation (1.42 opens nearly all pairs, 1.0 half of them)"
         )
     for message in warnings(figures):
-        hook.run_warning(step=0, message=message)
+        tell.run_warning(step=0, message=message)
     return figures

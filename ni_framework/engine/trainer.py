@@ -79,7 +79,7 @@ def train(
         training = Training(engine, recipe, splits, run, every, keep, listeners)
         training.notes += notes
         training.begin()
-        probe(engine, training.order, training.hook)
+        probe(engine, training.order, training.tell)
         return training.finish()
 
 
@@ -145,9 +145,8 @@ class Training:
         self.lock = lock_of(recipe, splits)
         self.num_parameters = sum(parameter.numel() for parameter in engine.model.parameters())
         self.file = MetricsFile(run / METRICS)
-        telling = run_events(self.file, *listeners)
-        self.hook = telling.hook
-        self.notes = telling.faults  # to be told as soon as somebody listens
+        self.tell = run_events(self.file, *listeners)
+        self.notes = self.tell.faults  # to be told as soon as somebody listens
 
     def restore(self, resumption: Resumption) -> None:
         """Becomes what it was at a checkpoint.
@@ -176,13 +175,13 @@ class Training:
         replace_file(self.run / RECIPE, dump(self.recipe).encode())
         replace_file(self.run / LOCK, (json.dumps(self.lock, indent=2) + "\n").encode())
         link_latest(self.run)
-        self.hook.run_start(run=str(self.run), recipe=self.recipe, num_parameters=self.num_parameters)
+        self.tell.run_start(run=str(self.run), recipe=self.recipe, num_parameters=self.num_parameters)
         for note in self.notes:
             self.warn(note)
 
     def warn(self, message: str) -> None:
         """Tells the listeners, and so the log, of something that looks wrong."""
-        self.hook.run_warning(step=self.step, message=message)
+        self.tell.run_warning(step=self.step, message=message)
 
     def state(self) -> dict[str, Tensor]:
         """What the next step needs beside the weights; order, noise and learning rate are functions of seed and step."""
@@ -239,7 +238,7 @@ class Training:
             "seconds": round(self.seconds, 2),
             "metrics": self.metrics,
         }
-        self.hook.run_end(summary=summary)
+        self.tell.run_end(summary=summary)
         return summary
 
     def _train(self, prepared: Iterable[Batch]) -> None:
@@ -264,7 +263,7 @@ class Training:
             self.means.add(done.values)
         else:
             self._skipped(done.fault, batch)
-        self.hook.run_step(step=number, samples=settings.batch, values=done.values)
+        self.tell.run_step(step=number, samples=settings.batch, values=done.values)
         if logs:
             self._log(done)
 
@@ -283,7 +282,7 @@ class Training:
         self.metrics = {f"train/{name}": value for name, value in self.means.take().items()}
         figures = routing_figures(trace_of(done.forward), done.batch.mask)
         rate = {"lr": self.engine.rate(self.step - 1)}
-        self.hook.run_log(step=self.step, metrics=self.metrics | figures | rate)
+        self.tell.run_log(step=self.step, metrics=self.metrics | figures | rate)
         for alarm in self.collapse.alarms(figures):
             self.warn(alarm)
 
@@ -300,7 +299,7 @@ class Training:
         self.evaluated = True
         if last:
             self.metrics |= metrics
-        self.hook.run_evaluation(step=self.step, metrics=metrics)
+        self.tell.run_evaluation(step=self.step, metrics=metrics)
 
     def _save(self) -> None:
         if self.saved == (self.step, self.evaluated):
@@ -321,7 +320,7 @@ class Training:
         self.checkpoint = save_checkpoint(place_of(self.run, self.step, self.recipe.train.steps), snapshot)
         point_to(self.checkpoint)
         self.saved = (self.step, self.evaluated)
-        self.hook.run_checkpoint(step=self.step, checkpoint=str(self.checkpoint))
+        self.tell.run_checkpoint(step=self.step, checkpoint=str(self.checkpoint))
         if self.keep is not None:
             try:
                 retain(self.run, self.keep)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from attrs import frozen
 
-from ni_framework.engine.checkpoint import inference_weights, load_weights, read_golden, read_lock, read_recipe
+from ni_framework.engine.checkpoint import read_golden, read_lock, restored
 from ni_framework.engine.golden import golden_difference
 from ni_framework.engine.manifest import check_files
 from ni_framework.engine.provenance import lock_difference, lock_of
 from ni_framework.errors import RunError
-from ni_framework.model.compose import build_data, build_model
+from ni_framework.model.compose import build_data
 
 
 @frozen
@@ -29,9 +29,7 @@ def verify(folder: Path) -> Verdict:
     Raises `CheckpointError` where files are damaged, and what loading raises where a component is absent or fails.
     """
     manifest = check_files(folder)
-    recipe = read_recipe(folder, manifest)
-    model = build_model(recipe)
-    load_weights(model, folder, manifest, inference_weights(manifest))
+    model, recipe = restored(folder, manifest)
     lock = read_lock(folder, manifest)
     left_out = []
     try:

@@ -57,6 +57,15 @@ def fields_of(cls: type) -> Mapping[str, Field]:
     return {field.attribute.name: field for field in fields}
 
 
+def examples_of(cls: type) -> dict[str, Any]:
+    """What a config class gives as examples of the keys that have no default; None where it gives none."""
+    return {
+        name: field.attribute.metadata.get("example")
+        for name, field in fields_of(cls).items()
+        if field.attribute.default is attrs.NOTHING and field.use is None
+    }
+
+
 def _check(annotation: Any, field: Field) -> None:
     for member in members(annotation):
         if get_origin(member) is tuple:

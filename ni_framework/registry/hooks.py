@@ -55,7 +55,7 @@ def listener(entry: Entry) -> pluggy.PluginManager:
 
 
 class Telling:
-    """What the trainer calls to tell an event: `telling.hook.run_log(step=1, metrics={...})`.
+    """What the trainer calls to tell an event: `telling.run_log(step=1, metrics={...})`.
 
     An installed listener that fails is told nothing more, and everybody else is told that, once.
     """
@@ -65,11 +65,6 @@ class Telling:
         self.installed: dict[Entry, pluggy.PluginManager] = {}
         self.faults: list[str] = []  # of installed listeners that were left out from the first
         self._step = 0
-
-    @property
-    def hook(self) -> Any:
-        """Each event as a function of its arguments by name."""
-        return self
 
     def __getattr__(self, event: str) -> Callable[..., None]:
         if not event.startswith("run_"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib.util import module_from_spec, spec_from_file_location
@@ -19,6 +20,11 @@ _modules: dict[Path, Any] = {}  # what was imported, by resolved path
 def use_file(path: str) -> None:
     """Adds a file to the plugins of this process; it is read when something of a plugin is first asked for."""
     _files.append(Path(path))
+
+
+def plugin_options() -> str:
+    """The options by which the files were given, as a shell takes them."""
+    return "".join(f" --plugin {shlex.quote(str(path))}" for path in _files)
 
 
 def forget_files() -> None:

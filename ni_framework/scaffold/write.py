@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import attrs
 from attrs import frozen
 
 from ni_framework import __version__
 from ni_framework.errors import UsageError
 from ni_framework.options import KINDS
 from ni_framework.recipe import dump_values
+from ni_framework.recipe.fields import examples_of
 from ni_framework.recipe.starter import SET
 from ni_framework.recipe.words import printable
 from ni_framework.registry import installed
@@ -58,14 +58,13 @@ class Part:
     @property
     def options(self) -> dict[str, Any]:
         """Options that have no default, by example."""
-        fields = attrs.fields(self.cls.Config)
-        needed = [of for of in fields if of.default is attrs.NOTHING and not of.metadata.get("use")]
-        if lacking := [of.name for of in needed if of.metadata.get("example") is None]:
+        needed = examples_of(self.cls.Config)
+        if lacking := [name for name, example in needed.items() if example is None]:
             raise UsageError(
                 f"{self.kind} `{self.name}`: the option `{lacking[0]}` has neither a default nor an example; "
                 "declare it with example=..."
             )
-        return {of.name: of.metadata["example"] for of in needed}
+        return needed
 
     @property
     def choice(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ni_framework.contracts import BASES, Choice, Sizes
 from ni_framework.errors import OptionError, RecipeError
 from ni_framework.nn.init import WithoutValues, initialise
 from ni_framework.recipe import dump_values, load_options
-from ni_framework.recipe.fields import fields_of
+from ni_framework.recipe.fields import examples_of
 from ni_framework.registry.resolve import component, config_of, contract_fault
 from ni_framework.testing.check import Excused, Failure
 
@@ -72,11 +72,7 @@ class Case:
     def config(self) -> Any:
         """The options as the component gets them: those given, examples of those that have no default, and defaults."""
         assert self.kind
-        given = {
-            name: field.attribute.metadata.get("example")
-            for name, field in fields_of(self.cls.Config).items()
-            if field.attribute.default is attrs.NOTHING and field.use is None
-        } | dict(self.options)
+        given = examples_of(self.cls.Config) | dict(self.options)
         lacking = [name for name, value in given.items() if value is None]
         if lacking:
             raise Failure(

@@ -81,7 +81,7 @@ def trained(folder: Path) -> Heard:
 def test_an_installed_listener_hears(install: Install) -> None:
     install("ni_odd", LISTENER.replace("METHOD", "run_warning(self, step)"), ENTRY)
     telling = run_events()
-    telling.hook.run_warning(step=7, message="")
+    telling.run_warning(step=7, message="")
     assert importlib.import_module("ni_odd").heard == [7]
     assert telling.faults == []
 
@@ -137,7 +137,7 @@ def test_an_interruption_passes(install: Install) -> None:
     )
     install("ni_odd", source, ENTRY)
     with pytest.raises(KeyboardInterrupt):
-        run_events().hook.run_warning(step=7, message="")
+        run_events().run_warning(step=7, message="")
 
 
 def test_one_that_is_not_allowed_is_not_imported(
@@ -174,4 +174,4 @@ def test_one_that_is_given_raises() -> None:
     assert str(caught.value).startswith(said)
     assert str(caught.value).endswith(f"\n  help: {SHAPE}")
     with pytest.raises(RunError, match="the disk is full"):
-        run_events(Full()).hook.run_log(step=1, metrics={})
+        run_events(Full()).run_log(step=1, metrics={})

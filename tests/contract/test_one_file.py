@@ -84,6 +84,7 @@ def test_used_at_once(swirl: Path, tmp_path: Path, ni: Ni, monkeypatch: pytest.M
     given = ("--plugin", "swirl.py")
     done = ni("train", "recipe.yaml", *given, "--output", "run")
     assert done.code == 0, done.err
+    assert done.err.endswith("next: ni eval run --plugin swirl.py\n")
     forget_files()
     forget()
     assert ni("eval", "run", *given).code == 0
