@@ -22,22 +22,20 @@ def command(load: bool, as_json: bool) -> None:
     from ni_framework.registry import installed
     from ni_framework.registry.describe import listed, loaded
 
-    entries = installed().entries
-    documents = [(loaded if load else listed)(entry) for entry in entries]
+    documents = {entry: (loaded if load else listed)(entry) for entry in installed().entries}
     columns = ["kind", "name", "distribution", "version"]
     if load:
         from ni_framework.options import KINDS
         from ni_framework.testing.report import reports
 
-        known = zip(entries, documents, strict=True)
-        sound = [entry for entry, document in known if document["status"] == "ok" and entry.kind in KINDS]
+        sound = [entry for entry, of in documents.items() if of["status"] == "ok" and entry.kind in KINDS]
         found = {of.entry: of.summary for of in reports(sound, lambda label: narrate(f"trying {label} ..."))}
-        for entry, document in zip(entries, documents, strict=True):
+        for entry, document in documents.items():
             document["conformance"] = found.get(entry, "")
         columns += ["api", "status", "conformance", "summary"]
-    columns += ["remark"] if any(document["remark"] for document in documents) else []
-    rows = [tuple(_cell(document[column]) for column in columns) for document in documents]
-    emit(documents, table(rows, tuple(columns)), as_json)
+    columns += ["remark"] if any(document["remark"] for document in documents.values()) else []
+    rows = [tuple(_cell(document[column]) for column in columns) for document in documents.values()]
+    emit(list(documents.values()), table(rows, tuple(columns)), as_json)
 
 
 def _cell(value: Any) -> str:
