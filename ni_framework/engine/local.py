@@ -37,7 +37,7 @@ class LocalEngine:
         self.model, self.train = model, recipe.train
         self.device = next(model.parameters()).device
         for script in model.scripts:
-            script.recompute = recipe.train.recompute == "iterations"
+            script.recompute = recipe.train.recompute
             if recipe.engine.compile:
                 check_compiler(self.device)
                 script.body.compile()

@@ -52,7 +52,7 @@ from ni_framework.model.trace import trace_of
 from ni_framework.recipe import Recipe, dump
 from ni_framework.registry.hooks import run_events
 
-SMALLER = "set train.recompute=iterations, raise train.accumulate, or lower train.batch"
+SMALLER = "set train.recompute=iteration, raise train.accumulate, or lower train.batch"
 
 
 @blamed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Script(nn.Module):
         self.halting = None if script.halting is None else build("halting", script.halting, sizes, build)
         self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
         self.set_execution(script.execution, script.router.use)
-        self.recompute = False  # whether the way back forms each iteration again from the state before it
+        self.recompute: Literal["none", "iteration", "script"] = "none"  # what the way back forms again
         self.reset_parameters()
 
     def set_execution(self, execution: str, router: str = "") -> None:
@@ -103,6 +103,20 @@ class Script(nn.Module):
         """
         if key_B is None:
             key_B = sample_keys(len(x_BVD), x_BVD.device, self.training)
+        given = x_BVD, present_BV, multiplicity_V, key_B, trace
+        if self.recompute == "script" and torch.is_grad_enabled():
+            return checkpoint(self._run, *given, use_reentrant=False)
+        return self._run(*given)
+
+    def _run(
+        self,
+        x_BVD: Tensor,
+        present_BV: Tensor | None,
+        multiplicity_V: Tensor | None,
+        key_B: Tensor,
+        trace: bool,
+    ) -> Passage:
+        """All iterations; a function of its arguments alone, so that it can be carried out again."""
         lead = 0
         if self.temporary is not None:  # in front, since the last elements are the ones that lie on a grid
             lead = len(self.temporary)
@@ -117,7 +131,7 @@ class Script(nn.Module):
         statistics: dict[str, Tensor] = {}
         compatibilities, states, packed, halts = [], [], [], []
         left_BV = None if self.halting is None else x_BVD.new_ones(x_BVD.shape[:2], dtype=signature_UT.dtype)
-        again = self.recompute and torch.is_grad_enabled()
+        again = self.recompute == "iteration" and torch.is_grad_enabled()
         if again and self.execution != "packed":  # or the first iteration would keep what the others find
             for part in tree_leaves(prepared):
                 if isinstance(part, Modulation | AttentionMaps):

@@ -97,9 +97,11 @@ class Train:
 
     steps: int = option(help="number of optimizer steps", ge=1)
     batch: int = option(help="samples per step, over all processes and accumulated parts together", ge=1)
-    accumulate: int = option(default=1, help="parts in which a batch is computed, to save memory", ge=1)
-    precision: Literal["fp32", "bf16"] = option(
-        default="fp32", help="number format of the forward pass; weights stay fp32"
+    accumulate: int = option(
+        default=1, help="parts in which a batch is computed, by all processes together, to save memory", ge=1
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = option(
+        default="fp32", help="number format of the forward pass; weights stay fp32; fp16 needs a GPU"
     )
     clip: float | None = option(default=1.0, help="largest norm of the gradient; null leaves it as it is", gt=0)
     optimizer: Optimizer = option(default=Optimizer(), help="AdamW's settings")
@@ -110,10 +112,10 @@ class Train:
         gt=0,
         lt=1,
     )
-    recompute: Literal["nothing", "iterations"] = option(
-        default="nothing",
-        help="iterations: keep only the states between iterations and compute the rest again on the way back, which needs "
-        "less memory and a third more time",
+    recompute: Literal["none", "iteration", "script"] = option(
+        default="none",
+        help="what is computed again on the way back, from the state before it, to save memory: nothing, each iteration, or "
+        "each script as a whole; takes a third more time",
     )
     skip: Skip = option(default=Skip(), help="steps that are left out because they would do harm")
     workers: int = option(default=0, help="processes that prepare batches ahead; 0: the training process itself", ge=0)
@@ -131,11 +133,42 @@ class Train:
 class Engine:
     """What carries the training out."""
 
-    use: Literal["local"] = option(default="local", help="local: one process, plain PyTorch")
+    use: Literal["local", "zero"] = option(
+        default="local", help="local: one process, plain PyTorch; zero: one process or many, with DeepSpeed"
+    )
     compile: bool = option(
         default=False,
         help="whether torch.compile makes the bodies faster; takes a minute at the start, and a C++ compiler",
     )
+    stage: int | None = option(
+        default=None,
+        help="what processes divide among themselves: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too; "
+        "null: 2 with zero",
+        ge=0,
+        le=3,
+    )
+    offload: Literal["none", "cpu", "nvme"] = option(
+        default="none", help="where a GPU puts what zero divides: the machine's memory, or a disk (stage 3)"
+    )
+    nvme: str | None = option(default=None, help="the folder for `offload: nvme`, on a fast disk of each machine")
+    timeout: float = option(default=600.0, help="seconds that a process waits for the others before it gives up", gt=0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.use == "local":
+            for name in ("stage", "nvme"):
+                if getattr(self, name) is not None:
+                    raise OptionError(name, "is a setting of `use: zero`", "write `use: zero`, or leave it out")
+            if self.offload != "none":
+                raise OptionError("offload", "is a setting of `use: zero`", "write `use: zero`, or leave it out")
+            return
+        if self.stage is None:
+            object.__setattr__(self, "stage", 2)
+        if self.offload != "none" and self.stage == 0:
+            raise OptionError("offload", "stage 0 divides nothing that could be put elsewhere", "use stage 1, 2 or 3")
+        if self.offload == "nvme" and self.stage != 3:
+            raise OptionError("offload", "a disk is for stage 3 alone", "use `stage: 3` or `offload: cpu`")
+        if (self.offload == "nvme") != (self.nvme is not None):
+            raise OptionError("nvme", "goes with `offload: nvme`, and that with a folder", "give both or neither")
 
 
 @config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -84,10 +85,10 @@ def test_the_preset_keeps_a_third_of_the_equations_as_written() -> None:
     assert kept(ours, 12) - kept(ours, 11) == pytest.approx(per_image[0], rel=0.02)
 
 
-def recomputing(recipe: Recipe) -> nn.Module:
+def recomputing(recipe: Recipe, what: Literal["iteration", "script"] = "iteration") -> nn.Module:
     model = build_model(recipe)
     for script in model.scripts:
-        script.recompute = True
+        script.recompute = what
     return model
 
 
@@ -101,6 +102,13 @@ def test_recomputed_iterations_keep_one_state_each(execution: str) -> None:
     assert 4 * state <= grown <= 4 * (state + 2000)
     without = kept(build_model(recipes[6]), images) - kept(build_model(recipes[2]), images)
     assert without > 40 * grown
+
+
+def test_a_recomputed_script_keeps_what_it_was_given() -> None:
+    """Whatever the number of its iterations."""
+    recipes = [load_recipe(PAPER, [f"model.iterations={number}"]) for number in (2, 6)]
+    few, many = (kept(recomputing(recipe, "script"), 2) for recipe in recipes)
+    assert many <= few + 2000
 
 
 FAULTS = """

@@ -93,7 +93,7 @@ def test_recomputing_what_chose_its_layout(tmp_path: Path) -> None:
     train(small_recipe(tmp_path, *overrides), tmp_path / "whole", every=1)
     before = left_behind(tmp_path / "whole")
     assert {line["routing/packed"] for line in before[1] if "routing/packed" in line} >= {1.0}
-    resume(tmp_path / "whole" / "checkpoints" / "step-2", ["train.recompute=iterations"], tmp_path / "run")
+    resume(tmp_path / "whole" / "checkpoints" / "step-2", ["train.recompute=iteration"], tmp_path / "run")
     assert left_behind(tmp_path / "run") == before
 
 

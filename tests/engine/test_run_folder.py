@@ -82,7 +82,7 @@ FAILURES: dict[str, tuple[Exception, type[Exception], str]] = {
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore"),
         FitError,
         "step 4: does not fit this machine: CUDA out of memory. Tried to allocate 9 GiB; "
-        "set train.recompute=iterations, raise train.accumulate, or lower train.batch",
+        "set train.recompute=iteration, raise train.accumulate, or lower train.batch",
     ),
     "a plugin's own": (KeyError("nonsense"), KeyError, "'nonsense'"),
     "a file": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import pytest
 import torch
@@ -107,7 +108,9 @@ def test_all_iterations_without_halting() -> None:
 def test_layouts_and_recomputing_agree(execution: str) -> None:
     """Outcomes and gradients, with the halted left out of the packed rows."""
     found = []
-    for layout, recompute in (("dense", False), (execution, True)):
+    ways: list[tuple[str, Literal["none", "iteration", "script"]]]
+    ways = [("dense", "none"), (execution, "iteration"), (execution, "script")]
+    for layout, recompute in ways:
         model = tiny_of()
         script = script_of(model)
         script.halting = Halves()
@@ -116,3 +119,4 @@ def test_layouts_and_recomputing_agree(execution: str) -> None:
         logits = model(tiny_inputs())
         found.append((logits, gradients(model, weighted_sum(logits))))
     torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from unittest import mock
 
 import pytest
@@ -24,7 +24,7 @@ class Way(NamedTuple):
 
     layout: str
     plain: bool = False  # as on other devices, under autocast and when compiled
-    recompute: bool = False
+    recompute: Literal["none", "iteration", "script"] = "none"
 
 
 BY_HAND = Way("dense")
@@ -127,11 +127,14 @@ EDGES = {
 
 @pytest.mark.parametrize("layout", ["dense", "packed"])
 @pytest.mark.parametrize("key", [2, 9])
-def test_recomputed_iterations_are_the_same_to_the_last_bit(layout: str, key: int) -> None:
+@pytest.mark.parametrize("what", ["iteration", "script"])
+def test_what_is_recomputed_is_the_same_to_the_last_bit(
+    layout: str, key: int, what: Literal["iteration", "script"]
+) -> None:
     overrides = [f"model.body.key={key}", "model.body.positions=sep_sum", "model.body.lines=2"]
     opened_BUV = an_empty_function()
     kept, kept_gradients = outcome(Way(layout), overrides, opened_BUV, None, None)
-    again, gradients = outcome(Way(layout, recompute=True), overrides, opened_BUV, None, None)
+    again, gradients = outcome(Way(layout, recompute=what), overrides, opened_BUV, None, None)
     assert torch.equal(kept, again)
     assert all(torch.equal(gradients[name], kept_gradients[name]) for name in kept_gradients)
 
