@@ -80,10 +80,9 @@ def _begun(
 
     checked = load_recipe(recipe, overrides)
 
-    from ni_framework.engine.run_folder import new_run
     from ni_framework.engine.trainer import train
 
-    return partial(train, checked, Path(output) if output else new_run(checked.name), start=start)
+    return partial(train, checked, Path(output) if output else None, start=start)
 
 
 def _resumed(

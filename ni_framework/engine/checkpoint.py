@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ni_framework import recipe as recipes
 from ni_framework.engine.files import published, write_file
-from ni_framework.engine.golden import golden_batch
 from ni_framework.engine.manifest import (
     AVERAGE,
     GOLDEN,
@@ -32,24 +31,32 @@ from ni_framework.engine.manifest import (
     manifest_bytes,
     read_checked,
     read_manifest,
+    shard_name,
 )
+from ni_framework.engine.pieces import State, held
 from ni_framework.engine.proof import changes, prove, words
 from ni_framework.engine.provenance import locked
 from ni_framework.engine.run_folder import find_checkpoint
+from ni_framework.engine.stored import Stored, keyed
+from ni_framework.engine.team import ALONE, Team
 from ni_framework.errors import CheckpointError, RunError
 from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.recipe import Recipe
 from ni_framework.registry import recipe_in
 
+# Lines of recipes in checkpoints of format 2, as they are written now.
+RENAMED = {"recompute: nothing": "recompute: none", "recompute: iterations": "recompute: iteration"}
+
 
 @frozen(kw_only=True)
 class Snapshot:
-    """What a checkpoint holds: all that the next step, and a user of the model, may need."""
+    """What a checkpoint holds: all that the next step, and a user of the model, may need; of several processes, each its own."""
 
-    model: Interpreter
-    average: Interpreter | None = None  # the model with averaged weights
-    training: Mapping[str, Tensor] = {}  # what the next step needs beside the weights, by name
+    weights: State
+    average: State | None = None  # the averaged weights
+    training: State = field(factory=dict)  # what the next step needs beside the weights
+    golden: Mapping[str, Tensor]
     recipe: Recipe
     lock: Mapping[str, Any]
     step: int
@@ -60,38 +67,68 @@ class Snapshot:
     metrics: Mapping[str, float] = {}
 
 
-def save_checkpoint(place: Path, snapshot: Snapshot) -> Path:
+def save_checkpoint(place: Path, snapshot: Snapshot, team: Team = ALONE) -> Path:
     """Writes a checkpoint beside its place and renames it in one step: a folder with the final name is complete.
 
-    Raises `RunError` for weights that are not finite: such a checkpoint would only push out a good one.
+    Each process writes what it holds; the folder takes its place once the parts of all are on the disk. Raises `RunError` for
+    weights that are not finite: such a checkpoint would only push out a good one.
     """
-    tensors = {WEIGHTS: snapshot.model.state_dict(), TRAINING: dict(snapshot.training)}
+    states = {WEIGHTS: snapshot.weights, TRAINING: snapshot.training}
     if snapshot.average is not None:
-        tensors[AVERAGE] = snapshot.average.state_dict()
-    for name, value in (entry for file in tensors.values() for entry in file.items()):
-        if value.is_floating_point() and not value.isfinite().all():
-            raise RunError(
-                f"step {snapshot.step}: {name} is not finite, so nothing was saved; go on from an earlier checkpoint"
-            )
-    tensors[GOLDEN] = golden_batch(snapshot.average or snapshot.model)
-    entries = {}
-    with published(place) as folder:
-        for name, content in tensors.items():
-            entries[name] = _write(folder / name, _tensor_bytes(content))
-        entries[RECIPE] = _write(folder / RECIPE, recipes.dump(snapshot.recipe).encode())
-        entries[LOCK] = _write(folder / LOCK, (json.dumps(snapshot.lock, indent=2) + "\n").encode())
-        manifest = Manifest(
-            step=snapshot.step,
-            seconds=snapshot.seconds,
-            name=snapshot.recipe.name,
-            evaluated=snapshot.evaluated,
-            every=snapshot.every,
-            keep=snapshot.keep,
-            metrics=dict(snapshot.metrics),
-            files=entries,
-        )
-        write_file(folder / MANIFEST, manifest_bytes(manifest))
+        states[AVERAGE] = snapshot.average
+    with team.agreed():
+        _check_finite(states, snapshot.step)
+    with team.leading(lambda: published(place)) as beside:
+        folder = Path(team.lead(lambda: str(beside)))
+        parts = team.each(lambda: _write_states(folder, states, team))
+        with team.agreed():
+            if team.leads:
+                _write_rest(folder, snapshot, parts)
     return place
+
+
+def _check_finite(states: Mapping[str, State], step: int) -> None:
+    for name, value in (entry for state in states.values() for entry in state.items()):
+        tensor = held(value)
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise RunError(f"step {step}: {name} is not finite, so nothing was saved; go on from an earlier checkpoint")
+
+
+def _write_states(folder: Path, states: Mapping[str, State], team: Team) -> dict[str, Any]:
+    """Writes what this process holds, and returns what the manifest says of it."""
+    files: dict[str, Any] = {}
+    pieces: dict[str, Any] = {}
+    for name, state in states.items():
+        tensors, shapes = keyed(state)
+        shard = shard_name(name, team.rank, team.size)
+        files[shard] = _write(folder / shard, _tensor_bytes(tensors))
+        if shapes:
+            pieces[name] = shapes
+    return {"files": files, "pieces": pieces}
+
+
+def _write_rest(folder: Path, snapshot: Snapshot, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what is written once, the manifest of all of it last."""
+    entries = {name: entry for part in parts for name, entry in part["files"].items()}
+    pieces: dict[str, Any] = {}
+    for part in parts:
+        for name, shapes in part["pieces"].items():
+            pieces.setdefault(name, {}).update(shapes)
+    entries[GOLDEN] = _write(folder / GOLDEN, _tensor_bytes(snapshot.golden))
+    entries[RECIPE] = _write(folder / RECIPE, recipes.dump(snapshot.recipe).encode())
+    entries[LOCK] = _write(folder / LOCK, (json.dumps(snapshot.lock, indent=2) + "\n").encode())
+    manifest = Manifest(
+        step=snapshot.step,
+        seconds=snapshot.seconds,
+        name=snapshot.recipe.name,
+        evaluated=snapshot.evaluated,
+        every=snapshot.every,
+        keep=snapshot.keep,
+        metrics=dict(snapshot.metrics),
+        files=entries,
+        pieces=pieces,
+    )
+    write_file(folder / MANIFEST, manifest_bytes(manifest))
 
 
 def _write(path: Path, content: bytes) -> dict[str, Any]:
@@ -154,6 +191,8 @@ def read_recipe(folder: Path, manifest: Manifest, overrides: Sequence[str] = ())
     Raises `PluginError` with the command that installs it where a plugin that the checkpoint was saved with is absent.
     """
     text = read_checked(folder, manifest, RECIPE).decode("utf-8", errors="replace")
+    for then, now in RENAMED.items():
+        text = text.replace(f"\n  {then}\n", f"\n  {now}\n")
     known = locked(read_lock(folder, manifest)).values()
     origins = {(part.kind, part.name): (part.distribution, part.version) for part in known}
     return evolve(recipe_in(text, overrides, str(folder / RECIPE), origins), name=manifest.name)
@@ -170,44 +209,51 @@ def read_lock(folder: Path, manifest: Manifest) -> dict[str, Any]:
     return lock
 
 
-def begin_with(model: Interpreter, folder: Path) -> list[str]:
-    """Fills a model with the weights to infer with of a checkpoint, and returns what is to be told.
+def begin_with(engine: Any, folder: Path) -> list[str]:
+    """Gives an engine's model the weights to infer with of a checkpoint, and returns what is to be told.
 
     Nothing is proven: whoever takes weights into a recipe of their own wants another model, and its code may have changed on
     purpose, so that this is the way on where proof fails. That it has changed is told.
     """
     manifest = read_manifest(folder)
-    load_weights(model, folder, manifest, inference_weights(manifest))
+    engine.load_weights(Stored(folder, manifest, inference_weights(manifest)), None, folder)
     changed = changes(read_lock(folder, manifest))
     return [f"begins with weights that other code has trained: {words(changed)}"] if changed else []
 
 
 def inference_weights(manifest: Manifest) -> str:
     """The file with the weights to infer with: the averaged ones if there are any."""
-    return AVERAGE if AVERAGE in manifest.files else WEIGHTS
+    return AVERAGE if AVERAGE in manifest.whole_files else WEIGHTS
 
 
 def load_weights(model: Interpreter, folder: Path, manifest: Manifest, name: str = WEIGHTS) -> None:
-    """Fills a model with the weights in a checkpoint's file.
+    """Fills a model with the weights in a checkpoint; raises `CheckpointError` as `check_fit` does."""
+    fill(model, Stored(folder, manifest, name), folder)
 
-    Raises `CheckpointError` naming what is missing, left over or of another shape.
-    """
-    stored = read_tensors(folder, manifest, name)
+
+def fill(model: Interpreter, stored: Stored, folder: Path) -> None:
+    """Fills a model with stored weights; raises `CheckpointError` as `check_fit` does."""
     wanted = model.state_dict()
+    check_fit(stored, wanted, folder)
+    with torch.no_grad():
+        for key, value in wanted.items():
+            value.copy_(stored.read(key))
+
+
+def check_fit(stored: Stored, wanted: Mapping[str, Tensor], folder: Path) -> None:
+    """Raises `CheckpointError` naming what a checkpoint's weights lack, have too many or in another shape."""
     faults = [f"lacks {key}" for key in wanted if key not in stored]
     faults += [f"has {key}, which the model has not" for key in stored if key not in wanted]
     faults += [
-        f"has {key} of {_kind(stored[key])}, the model {_kind(wanted[key])}"
+        f"has {key} of {_kind(stored.shape(key), stored.dtype(key))}, the model {_kind(wanted[key].shape, wanted[key].dtype)}"
         for key in wanted
-        if key in stored and _kind(stored[key]) != _kind(wanted[key])
+        if key in stored and (stored.shape(key) != list(wanted[key].shape) or stored.dtype(key) != wanted[key].dtype)
     ]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise CheckpointError(
             f"{folder}: does not fit the model: it {faults[0]}{more}; use a recipe with the same model as the checkpoint's"
         )
-    with torch.no_grad():
-        model.load_state_dict(stored)
 
 
 def read_golden(folder: Path, manifest: Manifest, model: Interpreter) -> dict[str, Tensor]:
@@ -218,8 +264,8 @@ def read_golden(folder: Path, manifest: Manifest, model: Interpreter) -> dict[st
     return golden
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"shape {list(tensor.shape)} ({str(tensor.dtype).removeprefix('torch.')})"
+def _kind(shape: Sequence[int], dtype: torch.dtype) -> str:
+    return f"shape {list(shape)} ({str(dtype).removeprefix('torch.')})"
 
 
 def read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tensor]:

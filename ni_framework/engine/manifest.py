@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -19,22 +19,61 @@ from ni_framework.engine.files import digest, open_plain
 from ni_framework.engine.strict_json import finite
 from ni_framework.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
+READ = (2, FORMAT)  # 2: before several processes could write one checkpoint; otherwise the same
 MANIFEST = "checkpoint.json"
 WEIGHTS, AVERAGE, TRAINING = "model.safetensors", "average.safetensors", "training.safetensors"
 RECIPE, LOCK, GOLDEN = "recipe.yaml", "lock.json", "golden.safetensors"
 REQUIRED = {WEIGHTS, TRAINING, RECIPE, LOCK, GOLDEN}
 LARGEST = 16 * 2**20  # bytes of a manifest; the largest that is written has a few kilobytes
-_NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z]+")
+_NAME = re.compile(
+    r"(?P<stem>[a-z][a-z0-9_]*)(-(?P<shard>0|[1-9][0-9]{0,5})-of-(?P<number>[1-9][0-9]{0,5}))?(?P<suffix>\.[a-z]+)"
+)
+
+
+def shard_name(name: str, rank: int, size: int) -> str:
+    """The file that one of several processes writes for what is one file if there is one process."""
+    stem, _, suffix = name.partition(".")
+    return name if size == 1 else f"{stem}-{rank}-of-{size}.{suffix}"
+
+
+def shards_of(files: Iterable[str], name: str) -> list[str]:
+    """The files of a checkpoint that hold what `name` stands for, in the order of the processes that wrote them."""
+    found = [(match, file) for file in files if (match := _NAME.fullmatch(file)) and _whole_name(match) == name]
+    return [file for _, file in sorted(found, key=lambda pair: int(pair[0]["shard"] or 0))]
+
+
+def _whole_name(match: re.Match[str]) -> str:
+    return match["stem"] + match["suffix"]
 
 
 def _known_files(_: object, __: object, files: Mapping[str, Any]) -> None:
+    present: dict[str, list[re.Match[str]]] = {}
     for name, entry in files.items():
         whole = isinstance(entry, dict) and entry.keys() == {"size", "sha256"}
-        if not _NAME.fullmatch(name) or not whole or type(entry["size"]) is not int or entry["size"] < 0:
+        match = _NAME.fullmatch(name)
+        if not match or not whole or type(entry["size"]) is not int or entry["size"] < 0:
             raise ValueError(f"{name!r} is no file of a checkpoint")
-    if absent := sorted(REQUIRED - files.keys()):
+        present.setdefault(_whole_name(match), []).append(match)
+    if absent := sorted(REQUIRED - present.keys()):
         raise ValueError(f"it lacks {absent[0]}")
+    for name, matches in present.items():
+        number = int(matches[0]["number"] or 1)
+        wanted = {shard_name(name, rank, number) for rank in range(number)} if number <= len(matches) else {""}
+        if wanted != {match[0] for match in matches}:
+            raise ValueError(f"{name} is not whole: it has {len(matches)} of {number} parts")
+
+
+def _known_pieces(_: object, __: object, pieces: Mapping[str, Any]) -> None:
+    for name, shapes in pieces.items():
+        if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
+            raise ValueError(f"{name!r} names no shapes of tensors")
+
+
+def _is_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**48 for size in shape) and len(shape) < 65
+    )
 
 
 _whole = [validators.instance_of(int), validators.ge(0)]
@@ -57,6 +96,13 @@ class Manifest:
         )
     )
     files: dict[str, dict[str, Any]] = field(validator=_known_files)
+    # By file and name, the shapes of the tensors that lie in it in pieces.
+    pieces: dict[str, dict[str, list[int]]] = field(factory=dict, validator=_known_pieces)
+
+    @property
+    def whole_files(self) -> set[str]:
+        """The files, each by the name that it would have if one process had written it."""
+        return {_whole_name(match) for file in self.files if (match := _NAME.fullmatch(file))}
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -91,10 +137,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(
             f"{path}: is no manifest of ni_framework ({type(error).__name__}: {str(error)[:100]}); name another checkpoint"
         ) from error
-    if known != FORMAT:
+    if known not in READ or isinstance(known, bool):
         newer = isinstance(known, int) and known > FORMAT
         remedy = "upgrade ni_framework" if newer else "use the ni_framework that wrote it"
-        raise CheckpointError(f"{folder}: has checkpoint format {known!r}, this ni_framework reads {FORMAT}; {remedy}")
+        reads = " and ".join(map(str, READ))
+        raise CheckpointError(f"{folder}: has checkpoint format {known!r}, this ni_framework reads {reads}; {remedy}")
     try:
         stated = document.pop("sha256")
         if stated != digest(_spelled(document)) or content != _spelled(document | {"sha256": stated}):
@@ -116,14 +163,22 @@ def step_of(folder: Path) -> int | None:
     return int(number) if number.isascii() and number.isdecimal() else None
 
 
-def check_files(folder: Path) -> Manifest:
-    """The manifest of a checkpoint of which every file has been compared with it; raises `CheckpointError`."""
+def check_files(folder: Path, share: slice = slice(None)) -> Manifest:
+    """The manifest of a checkpoint of which every file, or a share of them, has been compared with it.
+
+    Raises `CheckpointError` for a file that is another.
+    """
     manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        with _opened(folder, manifest, name) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise _damaged(folder / name, "its checksum differs")
+    for name in list(manifest.files)[share]:
+        check_file(folder, manifest, name)
     return manifest
+
+
+def check_file(folder: Path, manifest: Manifest, name: str) -> None:
+    """Compares a file of a checkpoint with its manifest, a little at a time; raises `CheckpointError` if it is another."""
+    with _opened(folder, manifest, name) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.files[name]["sha256"]:
+            raise _damaged(folder / name, "its checksum differs")
 
 
 def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:

@@ -18,7 +18,10 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     So biases, norms, codes, signatures, bandwidths, CLS elements and tables of positions are left alone, whatever their
     shape.
     """
-    return parameter.ndim >= 2 and name.endswith("weight")
+    shape = getattr(
+        parameter, "ds_shape", parameter.shape
+    )  # of one that DeepSpeed has divided, of which nothing may be here
+    return len(shape) >= 2 and name.endswith("weight")
 
 
 def adamw(model: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:

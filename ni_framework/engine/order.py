@@ -13,15 +13,21 @@ from ni_framework.nn.random import keys
 class Order:
     """The training samples in the order of their use: one permutation an epoch, one after the other."""
 
-    def __init__(self, split: Split, batch: int, seed: int) -> None:
+    def __init__(self, split: Split, batch: int, seed: int, share: range | None = None) -> None:
+        """`share` are the places in each batch that are read here; all of them, if others read none."""
         self.split, self.batch, self.seed = split, batch, seed
+        self.share = range(batch) if share is None else share
         self._permutations: dict[int, Tensor] = {}
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
-        position_B = torch.arange(step * self.batch, (step + 1) * self.batch)
+        """The batch of a step, or the share of it that is read here."""
+        position_B = self.positions(step)
         batch = self.split.batch(self.index(position_B), keys(seed_of(self.seed, "sample"), position_B))
         return batch._replace(key=keys(seed_of(self.seed, "model"), position_B))
+
+    def positions(self, step: int) -> Tensor:
+        """Where the samples of a step lie in the order, counted from the first step on."""
+        return torch.arange(self.share.start, self.share.stop) + step * self.batch
 
     def index(self, position_B: Tensor) -> Tensor:
         """The samples at these positions, counted from the first step on."""

@@ -6,15 +6,15 @@ from typing import Any
 
 from ni_framework.contracts import Batch
 from ni_framework.engine.batches import to
+from ni_framework.engine.engine import Engine
 from ni_framework.engine.evaluate import evaluating
-from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.order import Order
 from ni_framework.errors import RunError
 from ni_framework.model.figures import routing_figures, warnings
 from ni_framework.model.trace import trace
 
 
-def probe(engine: LocalEngine, order: Order, tell: Any) -> dict[str, float]:
+def probe(engine: Engine, order: Order, tell: Any) -> dict[str, float]:
     """The routing figures of the first batch, logged as step 0, with a warning and a remedy for each that is degenerate.
 
     Raises `RunError` if every pair is closed: nothing would be computed, and no gradient could change that.
@@ -22,6 +22,7 @@ def probe(engine: LocalEngine, order: Order, tell: Any) -> dict[str, float]:
     batch: Batch = to(order[0], engine.device)
     with evaluating(engine.model), engine.autocast():
         figures = routing_figures(trace(engine.model, batch.inputs, batch.mask), batch.mask)
+    figures = engine.team.means(figures)
     tell.run_log(step=0, metrics=figures)
     if figures.get("routing/open") == 0:
         raise RunError(

@@ -27,6 +27,9 @@ from ni_framework.registry.resolve import component
 
 _LONGEST = 200  # of a name in a lock
 _TOLD = ("component", "distribution", "version")
+# Variables of the environment that change numbers or code, and those among them that are each process's own.
+ALIKE = ("NI_", "OMP_NUM_THREADS", "TORCH_", "CUBLAS_", "NVIDIA_TF32_OVERRIDE", "DS_")
+OWN = ("NI_NOTES", "NI_DEBUG", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
 SAMPLES = 64  # of each part of the data that its fingerprint reads
 
 
@@ -39,6 +42,7 @@ def lock_of(recipe: Recipe, splits: Mapping[str, Split] | None) -> dict[str, Any
     lock: dict[str, Any] = {
         "framework": __version__,
         "torch": torch.__version__,
+        "deepspeed": _version("deepspeed"),
         "python": platform.python_version(),
         "seed": recipe.seed,
         "components": {path: _provenance(kind, choice) for path, kind, choice in _choices(recipe)},
@@ -46,6 +50,22 @@ def lock_of(recipe: Recipe, splits: Mapping[str, Split] | None) -> dict[str, Any
     if splits is not None:
         lock["data"] = {part: fingerprint(split) for part, split in splits.items()}
     return lock
+
+
+def facts(recipe: Recipe, splits: Mapping[str, Split], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All that processes which train together must have alike, by name: recipe, code, versions, data, parameters, environment."""
+    here = Path(__file__).parents[1]
+    sources = (f"{path.relative_to(here)} {digest(path.read_bytes())}\n" for path in sorted(here.rglob("*.py")))
+    variables = {name: value for name, value in os.environ.items() if name.startswith(ALIKE) and name not in OWN}
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    told = {
+        "recipe": plain_values(recipe),
+        "lock": lock_of(recipe, splits),
+        "code": digest("".join(sources).encode()),
+        "parameter": parameters,
+        "environment": variables | {"GPU": cuda, "byte order": sys.byteorder},
+    }
+    return dict(_flat(told))
 
 
 def fingerprint(split: Split) -> dict[str, Any]:
@@ -59,6 +79,13 @@ def fingerprint(split: Split) -> dict[str, Any]:
 
     each(split.batch(index_B, None), note)
     return {"samples": len(split), "sha256": digest(b"".join(contents))}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def lock_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

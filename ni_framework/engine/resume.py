@@ -9,9 +9,10 @@ from pathlib import Path
 from attrs import frozen
 
 from ni_framework.engine.checkpoint import proven, read_recipe
-from ni_framework.engine.manifest import MANIFEST, Manifest, check_files
+from ni_framework.engine.manifest import MANIFEST, Manifest, check_files, read_manifest
 from ni_framework.engine.run_folder import CHECKPOINTS, checkpoints_of, find_checkpoint, newest_good
-from ni_framework.errors import UsageError
+from ni_framework.engine.team import ALONE, Elsewhere, Team
+from ni_framework.errors import CheckpointError, UsageError
 from ni_framework.recipe import Recipe
 
 # Without changing the steps already done.
@@ -20,6 +21,7 @@ MAY_CHANGE = (
     "train.log_every",
     "train.evaluate_every",
     "train.workers",
+    "train.accumulate",
     "train.recompute",
     "train.skip.budget",
 )
@@ -49,26 +51,37 @@ def run_of(path: Path) -> Path | None:
     return path.parent.parent if inside else None
 
 
-def find_resumption(path: Path, overrides: Sequence[str] = ()) -> Resumption:
-    """The newest good checkpoint of a run folder, or the one that is named.
+def recipe_of(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a run goes on with, from its folder's newest checkpoint or the one that is named, whole or not."""
+    _check_overrides(overrides)
+    folder = find_checkpoint(path)
+    return read_recipe(folder, read_manifest(folder), overrides)
+
+
+def find_resumption(path: Path, overrides: Sequence[str] = (), team: Team = ALONE) -> Resumption:
+    """The newest good checkpoint of a run folder, or the one that is named; a team shares the work of looking at its files.
 
     Raises `CheckpointError` if there is none, and `UsageError` if its run is complete or for an override of what must not
     change.
     """
-    for override in overrides:
-        key = override.partition("=")[0]
-        if key not in MAY_CHANGE:
-            raise UsageError(
-                f"{override}: a resumed run goes on as it began; only {', '.join(MAY_CHANGE)} may change; "
-                "to train these weights otherwise, use ni train RECIPE --from"
-            )
+    _check_overrides(overrides)
+
+    def check(folder: Path) -> Manifest:
+        try:
+            with team.agreed():
+                return check_files(folder, slice(team.rank, None, team.size))
+        except Elsewhere as error:
+            raise CheckpointError(str(error).partition(": ")[2]) from error
+
     if path.exists() and not (path / MANIFEST).is_file() and checkpoints_of(path):
-        checkpoint, manifest, damaged = newest_good(path)
+        checkpoint, manifest, damaged = newest_good(path, check)
     else:
         checkpoint, damaged = find_checkpoint(path), []
-        manifest = check_files(checkpoint)
+        manifest = check(checkpoint)
     notes = [f"passed over a checkpoint: {fault}" for fault in damaged]
-    if note := proven(checkpoint, manifest):
+    with team.agreed():
+        note = proven(checkpoint, manifest) if team.leads else None
+    if note:
         notes.append(note)
     recipe = read_recipe(checkpoint, manifest, overrides)
     step, steps = manifest.step, recipe.train.steps
@@ -77,6 +90,16 @@ def find_resumption(path: Path, overrides: Sequence[str] = ()) -> Resumption:
     if step == steps and manifest.evaluated:
         raise UsageError(f"{checkpoint}: has done all of its {steps} steps; raise train.steps to go on")
     return Resumption(checkpoint, manifest, recipe, tuple(notes), bool(damaged))
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key not in MAY_CHANGE and not key.startswith("engine."):
+            raise UsageError(
+                f"{override}: a resumed run goes on as it began; only {', '.join(MAY_CHANGE)} and engine may change; "
+                "to train these weights otherwise, use ni train RECIPE --from"
+            )
 
 
 def check_in_place(resumption: Resumption, run: Path) -> None:

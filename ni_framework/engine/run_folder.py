@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import chain, count
@@ -31,6 +32,14 @@ def check_new(run: Path) -> None:
     if checkpoints_of(run):
         raise UsageError(
             f"{run}: holds a run already; go on with it (ni train --resume {run}) or name another --output"
+        )
+
+
+def check_visible(run: Path) -> None:
+    """Raises `RunError` where another process has made a run folder and this one does not see it."""
+    if not (run / LOCKED).exists():
+        raise RunError(
+            f"{run}: is not to be seen from {platform.node()}; put the run folder on a disk that all machines share, by --output"
         )
 
 
@@ -120,7 +129,7 @@ def pointed_to(run: Path) -> Path | None:
     return path.with_name(name) if name == Path(name).name and step_of(Path(name)) is not None else None
 
 
-def newest_good(run: Path) -> tuple[Path, Manifest, list[str]]:
+def newest_good(run: Path, check: Callable[[Path], Manifest] = check_files) -> tuple[Path, Manifest, list[str]]:
     """The newest checkpoint of a run whose files agree with its manifest, and what is wrong with those after it.
 
     Raises `CheckpointError` if none is whole.
@@ -132,7 +141,7 @@ def newest_good(run: Path) -> tuple[Path, Manifest, list[str]]:
         faults.append(f"{expected}: is missing, and was saved last; use another checkpoint")
     for folder in reversed(found):
         try:
-            return folder, check_files(folder), faults
+            return folder, check(folder), faults
         except CheckpointError as error:
             faults.append(str(error))
     raise CheckpointError("\n".join([f"{run}: none of its checkpoints is whole", *faults]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from ni_framework.contracts import Choice, Data, Head, Input
 from ni_framework.errors import FitError, NIError, OptionError, PluginError, Problem, RecipeError
@@ -24,10 +26,13 @@ def build_data(recipe: Recipe) -> Data:
 
 
 @blamed()
-def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpreter:
+def build_model(
+    recipe: Recipe, device: torch.device | str = "cpu", settle: Callable[[nn.Module], object] | None = None
+) -> Interpreter:
     """The model of a recipe with its initial values, which depend on the recipe's seed and the parameters' names alone.
 
-    On the meta device it takes no memory and has no values. Raises `RecipeError` where sizes do not fit together,
+    On the meta device it takes no memory and has no values. `settle` is given each module as soon as it has its values, so that
+    a model larger than the memory can be spread. Raises `RecipeError` where sizes do not fit together,
     `PluginError` where a component fails to build, and `FitError` where the model does not fit the machine.
     """
     try:
@@ -35,8 +40,8 @@ def build_model(recipe: Recipe, device: torch.device | str = "cpu") -> Interpret
             model = _compose(recipe, build_data(recipe))
         if torch.device(device).type == "meta":
             return model
-        initialise(model, recipe.seed)
-        return model.to(device)
+        initialise(model, recipe.seed, settle)
+        return model if settle is not None else model.to(device)
     except (RuntimeError, MemoryError) as error:
         if not too_large(error):
             raise

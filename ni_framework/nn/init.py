@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,14 +33,14 @@ class WithoutValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def initialise(model: nn.Module, seed: int) -> None:
+def initialise(model: nn.Module, seed: int, settle: Callable[[nn.Module], object] | None = None) -> None:
     """Gives a model built on the meta device real memory and its initial values, on the CPU: generators differ by device.
 
     Every module that owns parameters or buffers has a `reset_parameters`, as torch's own have; each runs under a seed
-    of its own name, and the global generators are left as they were. Raises `PluginError` for a module without one: its
-    parameters would be whatever the memory held.
+    of its own name, and the global generators are left as they were. `settle` is then given the module, to move its values
+    away before the next one takes memory. Raises `PluginError` for a module without `reset_parameters`: its parameters would
+    be whatever the memory held.
     """
-    model.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name, module in model.named_modules():
             if not (module._parameters or module._buffers):
@@ -50,5 +51,8 @@ def initialise(model: nn.Module, seed: int) -> None:
                 raise PluginError(
                     [Problem(message, hint="define it where the module is; it alone sets initial values")]
                 )
+            module.to_empty(device="cpu", recurse=False)
             torch.manual_seed(seed_of(seed, name))
             reset()
+            if settle is not None:
+                settle(module)

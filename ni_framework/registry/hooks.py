@@ -35,6 +35,11 @@ def run_events(*listeners: object) -> Telling:
     return telling
 
 
+def nobody() -> Telling:
+    """Tells run events to nobody, not even to installed listeners: another process of the same run tells them."""
+    return Telling(_manager())
+
+
 def listener(entry: Entry) -> pluggy.PluginManager:
     """An installed listener, with a manager of its own; raises `PluginError` if it cannot listen."""
     if refusal := installed().refusal(entry):

@@ -7,6 +7,7 @@ from typing import Any
 
 from ni_framework import build_model, load_recipe
 from ni_framework.engine.checkpoint import Snapshot, save_checkpoint
+from ni_framework.engine.golden import golden_batch
 from ni_framework.engine.manifest import file_entry, manifest_bytes, read_manifest
 from ni_framework.engine.provenance import lock_of
 from ni_framework.recipe import Recipe
@@ -38,7 +39,9 @@ def small_recipe(folder: Path, *overrides: str) -> Recipe:
 
 def save_small(place: Path, recipe: Recipe, step: int, **changes: Any) -> Path:
     """A checkpoint of a recipe's model with its initial values."""
-    snapshot = {"model": build_model(recipe), "recipe": recipe, "lock": lock_of(recipe, None), "step": step}
+    model = build_model(recipe)
+    snapshot = {"weights": model.state_dict(), "golden": golden_batch(model), "recipe": recipe}
+    snapshot |= {"lock": lock_of(recipe, None), "step": step}
     return save_checkpoint(place, Snapshot(**(snapshot | changes)))
 
 

@@ -61,11 +61,11 @@ DAMAGE = {
     ),
     "the recipe": (
         lambda folder: (folder / "recipe.yaml").write_text("ni: 1\n"),
-        "{folder}/recipe.yaml: is damaged (it has 6 bytes, not 1,177); use another checkpoint",
+        "{folder}/recipe.yaml: is damaged (it has 6 bytes, not {size:,}); use another checkpoint",
     ),
     "a longer file": (
         lambda folder: (folder / "recipe.yaml").write_text("#" * 2000),
-        "{folder}/recipe.yaml: is longer than 1,177 bytes; use another checkpoint",
+        "{folder}/recipe.yaml: is longer than {size:,} bytes; use another checkpoint",
     ),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
@@ -92,12 +92,12 @@ DAMAGE = {
         "{run}/checkpoints/step-8: holds the checkpoint of step 6; use another checkpoint",
     ),
     "a newer format": (
-        lambda folder: (folder / "checkpoint.json").write_text('{"format": 3}'),
-        "{folder}: has checkpoint format 3, this ni_framework reads 2; upgrade ni_framework",
+        lambda folder: (folder / "checkpoint.json").write_text('{"format": 4}'),
+        "{folder}: has checkpoint format 4, this ni_framework reads 2 and 3; upgrade ni_framework",
     ),
     "an older format": (
         lambda folder: (folder / "checkpoint.json").write_text('{"format": 1}'),
-        "{folder}: has checkpoint format 1, this ni_framework reads 2; use the ni_framework that wrote it",
+        "{folder}: has checkpoint format 1, this ni_framework reads 2 and 3; use the ni_framework that wrote it",
     ),
 }
 
@@ -106,10 +106,11 @@ DAMAGE = {
 def test_damage_is_named(name: str, checkpoint: Path) -> None:
     """Nothing is loaded."""
     damage, message = DAMAGE[name]
+    size = (checkpoint / "recipe.yaml").stat().st_size
     damage(checkpoint)
     with pytest.raises(CheckpointError) as caught:
         load_model(checkpoint.parents[1])
-    assert str(caught.value) == message.format(folder=checkpoint, run=checkpoint.parents[1])
+    assert str(caught.value) == message.format(size=size, folder=checkpoint, run=checkpoint.parents[1])
     assert caught.value.exit_code == 6
 
 
@@ -171,7 +172,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, checkpoint: P
     with torch.no_grad():
         model.get_parameter("scripts.0.embedding.code")[1, 2] = torch.nan
     with pytest.raises(RunError) as caught:
-        save_small(checkpoint.with_name("step-7"), recipe, 7, model=model)
+        save_small(checkpoint.with_name("step-7"), recipe, 7, weights=model.state_dict())
     assert str(caught.value) == (
         "step 7: scripts.0.embedding.code is not finite, so nothing was saved; go on from an earlier checkpoint"
     )

@@ -98,17 +98,14 @@ FAILURES: dict[str, tuple[Exception, type[Exception], str]] = {
 def test_whatever_fails_the_last_step_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Before the error is told; in the middle of an update nothing is saved, since weights and step would not agree."""
     error, kind, text = FAILURES[name]
-    for method, saved in (("_answers", True), ("_update", False)):
+    for method, saved in (("_answers", True), ("_take", False)):
         run = tmp_path / method
         original = getattr(LocalEngine, method)
 
         def fails(engine: LocalEngine, *arguments: Any, original: Any = original, method: str = method) -> Any:
-            engine.updating = method == "_update"
             if engine.guard.seen + (method == "_answers") > 3:
                 raise error
-            result = original(engine, *arguments)
-            engine.updating = False
-            return result
+            return original(engine, *arguments)
 
         with monkeypatch.context() as context:
             context.setattr(LocalEngine, method, fails)
@@ -128,7 +125,7 @@ def test_an_error_of_the_disk_with_nothing_saved(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("ni_framework.engine.files.write_file", refuse)
     monkeypatch.setattr("ni_framework.engine.checkpoint.write_file", refuse)
-    monkeypatch.setattr("ni_framework.engine.trainer.replace_file", lambda *_: None)
+    monkeypatch.setattr("ni_framework.engine.training.replace_file", lambda *_: None)
     with pytest.raises(RunError) as caught:
         train(small_recipe(tmp_path), tmp_path / "run")
     assert str(caught.value) == ("step 6: No space left on device; nothing was saved yet; mend that and train again")

@@ -117,7 +117,7 @@ def test_a_failing_evaluation_loses_nothing(tmp_path: Path, monkeypatch: pytest.
     def fails(*arguments: object) -> dict[str, float]:
         raise RunError("a file cannot be read")
 
-    monkeypatch.setattr("ni_framework.engine.trainer.evaluate", fails)
+    monkeypatch.setattr("ni_framework.engine.training.evaluate", fails)
     with pytest.raises(RunError, match="a file cannot be read"):
         train(small_recipe(tmp_path), tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "step-6" / "model.safetensors").is_file()

@@ -15,6 +15,7 @@ from ni_framework import build_model
 from ni_framework.contracts import Batch, hookimpl
 from ni_framework.engine.collapse import Collapse
 from ni_framework.engine.local import LocalEngine
+from ni_framework.engine.pieces import held
 from ni_framework.engine.run_folder import newest_good
 from ni_framework.engine.trainer import resume, train
 from ni_framework.errors import RunError
@@ -39,10 +40,9 @@ def engine(folder: Path, *overrides: str) -> LocalEngine:
 
 def state(engine: LocalEngine) -> dict[str, Tensor]:
     """All that a step may change, but for the count of skipped steps."""
-    parts = engine.model.state_dict() | {f"state/{n}": v for n, v in engine.training_state().items()}
-    if engine.average is not None:
-        parts |= {f"average/{name}": value for name, value in engine.average.state_dict().items()}
-    return {name: value.clone() for name, value in parts.items() if name != "state/guard/counts"}
+    parts = {**engine.weights(), **{f"state/{n}": v for n, v in engine.training_state().items()}}
+    parts |= {f"average/{name}": value for name, value in (engine.averages() or {}).items()}
+    return {name: held(value).clone() for name, value in parts.items() if name != "state/guard/counts"}
 
 
 def same(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:

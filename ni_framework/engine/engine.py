@@ -1,0 +1,266 @@
+"""What every engine does alike: a step is a batch in parts, judged before it is taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ni_framework.contracts import Batch
+from ni_framework.engine.batches import parts, to, weight_of
+from ni_framework.engine.diagnose import Diagnosis, diagnose
+from ni_framework.engine.guard import Guard
+from ni_framework.engine.loss_scale import LossScale
+from ni_framework.engine.optim import learning_rate
+from ni_framework.engine.pieces import State
+from ni_framework.engine.stored import Stored
+from ni_framework.engine.team import Team
+from ni_framework.errors import RecipeError, RunError
+from ni_framework.model.interpreter import Forward, Interpreter
+from ni_framework.recipe import Recipe
+
+COUNT = "average/count"  # how often weights were taken into the averages
+_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Step(NamedTuple):
+    """What one step leaves: its values by name ("loss", "accuracy", auxiliary losses), on the device, and its last part."""
+
+    values: dict[str, Tensor]
+    forward: Forward
+    batch: Batch
+    fault: str | None = None  # why it was skipped
+
+
+class Engine(ABC):
+    """Holds the model and the optimizer, and carries out one step at a time, together with the other processes of a team."""
+
+    def __init__(self, model: Interpreter, recipe: Recipe, team: Team) -> None:
+        self.model, self.train, self.team = model, recipe.train, team
+        self.parts = parts_of(recipe, team.size)
+        for script in model.scripts:
+            script.recompute = recipe.train.recompute
+            if recipe.engine.compile:
+                check_compiler(self.device)
+                script.body.compile()
+        check_precision(recipe.train.precision, self.device)
+        self.guard = Guard(recipe.train.skip)
+        self.scale = LossScale() if recipe.train.precision == "fp16" else None
+        self.updating = False  # between two steps, when weights and optimizer do not belong together
+
+    optimizer: Any  # torch's, or one that stands for it
+    _cache = True  # whether autocast keeps what it has cast
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model holds; of one that DeepSpeed has divided, all processes' together."""
+        return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.model.parameters())
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where this process computes."""
+
+    @abstractmethod
+    def inference(self) -> AbstractContextManager[Interpreter]:
+        """The model to evaluate: with averaged weights if there are any, a_1 = w_1 and a_t = f a_{t-1} + (1 - f) w_t."""
+
+    @abstractmethod
+    def weights(self) -> State:
+        """The weights and buffers that this process is to store, by name."""
+
+    @abstractmethod
+    def averages(self) -> State | None:
+        """The same of the averaged weights; None without `train.average`."""
+
+    @abstractmethod
+    def optimizer_state(self) -> State:
+        """What the optimizer remembers and this process is to store, by "optimizer/<kind>/<parameter>", and `COUNT`."""
+
+    @abstractmethod
+    def load_weights(self, weights: Stored, averages: Stored | None, folder: Path) -> None:
+        """Takes over weights and averages that any number of processes stored.
+
+        Raises `CheckpointError` if they do not fit.
+        """
+
+    @abstractmethod
+    def load_optimizer_state(self, stored: Stored) -> None:
+        """Takes over what the optimizer remembered; raises `CheckpointError` if it does not fit."""
+
+    @abstractmethod
+    def _forward(self, part: Batch, detail: str) -> Forward:
+        """A forward of a part."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor) -> None:
+        """Adds a part's gradients up; they are those of the whole batch once every part of every process is done."""
+
+    @abstractmethod
+    def _norm(self) -> Tensor:
+        """The norm of the whole batch's gradient, before it is clipped."""
+
+    @abstractmethod
+    def _take(self) -> None:
+        """Takes the optimizer's step, with a clipped gradient."""
+
+    @abstractmethod
+    def _average(self) -> None:
+        """Takes the new weights into the averages."""
+
+    @abstractmethod
+    def _drop(self) -> None:
+        """Leaves it out."""
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the forward pass; weights and optimizer stay in fp32."""
+        format = _FORMATS[self.train.precision]
+        return torch.autocast(self.device.type, format, format != torch.float32, self._cache)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.train.optimizer.lr * learning_rate(step, self.train.steps, self.train.schedule)
+
+    def training_state(self) -> State:
+        """What the next step needs beside the weights; everything random is a function of seed and step."""
+        state = dict(self.optimizer_state())
+        if self.team.leads:
+            state |= {f"guard/{name}": value for name, value in self.guard.state().items()}
+            if self.scale is not None:
+                state["scale/values"] = self.scale.state()
+        return state
+
+    def load_training_state(self, stored: Stored) -> None:
+        """Goes on from what `training_state` returned in any number of processes."""
+        self.load_optimizer_state(stored)
+        self.guard.load_state(stored.under("guard").all())
+        if self.scale is not None and "scale/values" in stored:
+            self.scale.load_state(stored.read("scale/values"))
+
+    def step(self, step: int, batch: Batch, trace: bool) -> Step:
+        """One optimizer step on this process's share of a batch, computed in parts whose gradients add up to the batch's.
+
+        Where the guard objects, nothing changes in any process.
+        """
+        self.model.train()
+        self.optimizer.zero_grad()
+        batch = to(batch, self.device)
+        counts = self.team.sums({task: weight_of(batch, task).sum() for task in batch.targets})
+        counts = {task: count.clamp_min(1) for task, count in counts.items()}
+        divided = parts(batch, self.parts)
+        number = len(divided) * self.team.size
+        sums: dict[str, Tensor] = {"total": torch.zeros((), device=self.device)}
+        for part in divided:
+            forward = self._forward(part, "trace" if trace else "losses")
+            losses = {name: loss / number for name, loss in forward.losses.items()}
+            losses["loss"], metrics = self._answers(forward.logits, part, counts)
+            of_part = torch.stack(list(losses.values())).sum()
+            self._backward(of_part)
+            told = {f"statistic {name}": value for name, value in forward.statistics.items()}
+            told |= {f"value {name}": value for name, value in (metrics | losses).items()}
+            for name, value in (told | {"total": of_part}).items():
+                sums[name] = sums.get(name, 0) + value.detach()
+        sums = self.team.sums(sums)
+        total, norm = torch.stack([sums["total"], self._norm()]).tolist()
+        fault = None
+        if (self.scale is not None and self.scale.overflows(norm)) or (fault := self.guard.fault(total, norm)):
+            self._drop()
+        else:
+            self.updating = True
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(step)
+            self._take()
+            self.model.absorb(under("statistic ", sums))
+            self._average()
+            self.updating = False
+        return Step(under("value ", sums), forward, part, fault)  # pyright: ignore[reportPossiblyUnboundVariable]  a batch has a part
+
+    def diagnose(self, batch: Batch) -> Diagnosis:
+        """What went wrong in the step on this batch that was skipped just now, as this process sees it."""
+        self.model.train()
+        return diagnose(self.model, parts(to(batch, self.device), self.parts), self.autocast())
+
+    def _answers(
+        self, logits: dict[str, Tensor], part: Batch, counts: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The part's share of the batch's loss, mean over samples and tasks, and of its metrics likewise."""
+        losses: list[Tensor] = []
+        metrics: dict[str, Tensor] = {}
+        for task, target in part.targets.items():
+            share = weight_of(part, task) / (counts[task] * len(part.targets))
+            answer = logits[task].float()
+            losses.append((self.model.head.loss(answer, target) * share).sum())
+            for name, value in self.model.head.metrics(answer.detach(), target).items():
+                metrics[name] = metrics.get(name, 0) + (value * share).sum()
+        return torch.stack(losses).sum(), metrics
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def clipped(model: nn.Module, clip: float | None, factor: float = 1.0) -> Tensor:
+    """The norm of the gradients, once they are divided by `factor` and before they are clipped to the norm `clip`.
+
+    Parameters without a gradient get one of zero: they are decayed like all others, and so are alike in every engine.
+    """
+    gradients = []
+    for parameter in trainable(model):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    if factor != 1:
+        torch._foreach_div_(gradients, factor)
+    if clip is not None:
+        return nn.utils.clip_grad_norm_(trainable(model), clip)
+    return nn.utils.get_total_norm(gradients)
+
+
+def parts_of(recipe: Recipe, size: int) -> int:
+    """In how many parts each of `size` processes computes its share of a batch: all together in at least `train.accumulate`.
+
+    Raises `RecipeError` where that cannot be divided evenly: another number of processes must not mean another batch.
+    """
+    batch, accumulate = recipe.train.batch, recipe.train.accumulate
+    if number := _parts(batch, accumulate, size):
+        return number
+    path = "train.accumulate" if batch % size == 0 else "train.batch"
+    fitting = [str(number) for number in range(1, batch + 1) if _parts(batch, accumulate, number)]
+    shown = ", ".join(fitting[:12])
+    message = f"{size} processes cannot share a batch of {batch} in {accumulate} parts evenly"
+    raise RecipeError([recipe.problem(path, message, f"use another batch, or as many processes as one of {shown}")])
+
+
+def _parts(batch: int, accumulate: int, size: int) -> int | None:
+    """The parts of each process's share, all of them equal; None where there are none such."""
+    number = max(accumulate // size, 1)
+    return number if (number * size) % accumulate == 0 and batch % (number * size) == 0 else None
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises `RunError` for fp16 without a GPU, where it is slower than fp32 and hardly any operation is there."""
+    if precision == "fp16" and device.type != "cuda":
+        raise RunError("train.precision: fp16 needs a GPU, and there is none here; use bf16 or fp32")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises `RunError` where torch.compile would fail for want of a C++ compiler, with which it makes code for the CPU."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if device.type == "cpu" and not any(map(shutil.which, names)):
+        raise RunError(
+            f"engine.compile: torch needs a C++ compiler, and there is no {' or '.join(names)} here; "
+            "install one, or set engine.compile=false"
+        )
+
+
+def under(prefix: str, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is called by a name with this prefix, by the rest of its name."""
+    return {name.removeprefix(prefix): value for name, value in sums.items() if name.startswith(prefix)}

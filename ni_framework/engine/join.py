@@ -1,0 +1,79 @@
+"""How a process finds the others: `ni train --processes`, torchrun and the deepspeed launcher tell it by its environment."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ni_framework.engine.team import ALONE, Team
+from ni_framework.errors import RunError, UsageError
+from ni_framework.recipe.schema import Engine
+
+TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def told(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """This process's rank and the number of processes; None where no launcher has started it.
+
+    Raises `UsageError` naming what is missing or no number.
+    """
+    if "RANK" not in environment and "WORLD_SIZE" not in environment:
+        return None
+    if absent := [name for name in TOLD if not environment.get(name)]:
+        raise UsageError(
+            f"{absent[0]}: is not set, though {'RANK' if 'RANK' in environment else 'WORLD_SIZE'} is; start with "
+            "ni train --processes, torchrun or deepspeed, which set them all"
+        )
+    try:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    except ValueError:
+        rank, size = -1, 0
+    if not 0 <= rank < size:
+        raise UsageError(
+            f"RANK: is {environment['RANK']} of WORLD_SIZE {environment['WORLD_SIZE']}; a rank is a number below the size"
+        )
+    return rank, size
+
+
+def join(engine: Engine) -> Team:
+    """The team that this process trains in; its process group lasts as long as the process: DeepSpeed never asks again.
+
+    Raises `UsageError` where several processes are to do what one does, and `RunError` where they do not find each other.
+    """
+    place = told()
+    if engine.use == "local":
+        if place is not None and place[1] > 1:
+            raise UsageError(
+                f"engine.use: local is for one process, and {place[1]} were started; write engine.use=zero, or start one"
+            )
+        return ALONE
+    rank, size = place or (0, 1)
+    os.environ.setdefault("LOCAL_RANK", str(rank % max(torch.cuda.device_count(), 1)))
+    if not dist.is_initialized():
+        _begin(rank, size, engine.timeout, alone=place is None)
+        atexit.register(dist.destroy_process_group)
+    return Team(rank, size)
+
+
+def _begin(rank: int, size: int, timeout: float, alone: bool) -> None:
+    waits = timedelta(seconds=timeout)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store = dist.HashStore() if alone else None
+    try:
+        if store is not None:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=waits)
+        else:
+            dist.init_process_group(backend, init_method="env://", timeout=waits)
+    except (RuntimeError, ValueError, OSError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).partition("\n")[0][:200]
+        raise RunError(
+            f"process {rank} of {size} on {socket.gethostname()} found no others at {where} in {timeout:g} s ({reason}); "
+            "check MASTER_ADDR and MASTER_PORT, that the port is free and reachable, and that all processes are started"
+        ) from error

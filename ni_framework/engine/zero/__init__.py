@@ -1,0 +1,1 @@
+"""Training with DeepSpeed ZeRO; nothing outside imports deepspeed."""

@@ -1,0 +1,101 @@
+"""DeepSpeed, imported without a word on stdout, and models spread over processes as they are built."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from ni_framework.engine.team import Team
+from ni_framework.errors import RunError
+from ni_framework.model.compose import build_model
+from ni_framework.model.interpreter import Interpreter
+from ni_framework.recipe import Recipe
+
+
+def import_deepspeed(log: TextIO) -> Any:
+    """The package; raises `RunError` with the line that installs it where it is absent.
+
+    What it says goes to `log`: stdout is for results. Nothing is compiled.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    stdout, sys.stdout = sys.stdout, log  # its log takes what it finds
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import deepspeed
+    except ImportError as error:
+        raise RunError(
+            f'engine.use: zero needs deepspeed, which cannot be imported ({error}); pip install "ni-framework[zero]"'
+        ) from error
+    finally:
+        sys.stdout = stdout
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # or messages in shared memory are compiled for a minute
+    )
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(log)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return deepspeed
+
+
+def device_of(team: Team) -> torch.device:
+    """The GPU of this process, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def spread(deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: torch.device) -> Interpreter:
+    """The model of a recipe, of which no process ever holds more than one module: each is divided once it has its values."""
+
+    def divide(module: nn.Module) -> None:
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+        parameters = list(module.parameters(recurse=False))
+        scalars = [parameter for parameter in parameters if not parameter.ndim]
+        for parameter in scalars:
+            parameter.data = parameter.data.view(1)  # DeepSpeed cannot send one without a dimension
+        if parameters:
+            deepspeed.zero.Init(module=_Own(parameters), config_dict_or_path=settings)
+        for parameter in scalars:
+            parameter.ds_shape = torch.Size(())  # pyright: ignore[reportAttributeAccessIssue]
+
+    return build_model(recipe, settle=divide)
+
+
+class _Own(nn.Module):
+    """A module's own parameters, without those of the modules in it."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.own = nn.ParameterList(parameters)
+
+
+def differentiable(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Has a script begin with a state that has a gradient: at stage 3 DeepSpeed frees and reduces when one comes back."""
+    x_BVD: Tensor = arguments[0]
+    if x_BVD.requires_grad or not torch.is_grad_enabled():
+        return None
+    return x_BVD.detach().requires_grad_(), *arguments[1:]
+
+
+def forget() -> None:
+    """Clears what outlives a destroyed engine: a stack of modules, and a cache on a method."""
+    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    method = partitioned_param_coordinator.PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    for cell in method.__closure__:
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
