@@ -41,14 +41,14 @@ class OptionError(NIError):
     """A value that a component cannot work with, raised while the component is built.
 
     `option` names the component's own option ("patch"); "" means the component as a whole. Whoever builds the component
-    knows where the recipe names it and turns this into a `RecipeError` with a place.
+    knows where the recipe names it and turns this into a `RecipeError` with a place. `also` holds what else is wrong.
     """
 
     exit_code = 3
 
-    def __init__(self, option: str, message: str, hint: str | None = None) -> None:
+    def __init__(self, option: str, message: str, hint: str | None = None, also: Sequence[OptionError] = ()) -> None:
         super().__init__(f"{option}: {message}" if option else message)
-        self.option, self.message, self.hint = option, message, hint
+        self.option, self.message, self.hint, self.also = option, message, hint, tuple(also)
 
 
 @dataclass(frozen=True)

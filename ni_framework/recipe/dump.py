@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ni_framework.options import Choice
-from ni_framework.recipe.fields import fields_of
+from ni_framework.recipe.fields import Passed, fields_of
 from ni_framework.recipe.scalars import meaning
 from ni_framework.recipe.schema import Recipe
 
@@ -39,6 +39,8 @@ def plain_values(value: Any) -> Any:
         return {"use": value.use, **plain_values(value.options)}
     if attrs.has(type(value)):
         keys = sorted(fields_of(type(value)), key=lambda name: name != "use")
+        if isinstance(value, Passed):
+            keys = [name for name in keys if getattr(value, name) is not None]
         return {name: plain_values(getattr(value, name)) for name in keys}
     if isinstance(value, Mapping):
         return {name: plain_values(item) for name, item in value.items()}

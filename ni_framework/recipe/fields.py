@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -17,6 +17,19 @@ Resolve = Callable[[str, str], type]
 
 Unmet = Callable[[str], Problem | None]
 """From an entry of `requires` to what keeps it from being met; raises `RecipeError` for what is no requirement."""
+
+Refusal = tuple[str, str]
+"""Why a key is refused, and what to do instead."""
+
+
+class Passed:
+    """Base of a config that is passed on to another library, under that library's names.
+
+    A key that is not given is None, and left to that library. Names of its keys that are not passed on stand in `REFUSED`.
+    """
+
+    __slots__ = ()
+    REFUSED: ClassVar[Mapping[str, Refusal]] = {}
 
 
 @attrs.frozen
@@ -55,6 +68,11 @@ def fields_of(cls: type) -> Mapping[str, Field]:
     for field in fields:
         _check(field.annotation, field)
     return {field.attribute.name: field for field in fields}
+
+
+def refusals_of(cls: type) -> Mapping[str, Refusal]:
+    """The keys that a config class knows and does not take."""
+    return cls.REFUSED if issubclass(cls, Passed) else {}
 
 
 def examples_of(cls: type) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def advice(annotations: tuple[Any, ...], node: ScalarNode) -> str | None:
     if isinstance(value, str):
         if hint := suggestion(value, [known for known in literals if isinstance(known, str)]):
             return hint
+        if value == "auto" and type(None) in annotations:
+            return "leave the key out"
         bare = value.strip().replace("_", "")
         if bool in annotations and value.lower() in ("yes", "no", "on", "off", "y", "n", "true", "false"):
             return "write `true` or `false`, without quotes"

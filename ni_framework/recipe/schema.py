@@ -9,6 +9,8 @@ import attrs
 
 from ni_framework.errors import Mark, OptionError, Problem
 from ni_framework.options import Choice, component, config, option
+from ni_framework.recipe.deepspeed import DeepSpeed
+from ni_framework.recipe.deepspeed_rules import misfits
 
 FORMAT = 1
 
@@ -152,10 +154,11 @@ class Engine:
     )
     nvme: str | None = option(default=None, help="the folder for `offload: nvme`, on a fast disk of each machine")
     timeout: float = option(default=600.0, help="seconds that a process waits for the others before it gives up", gt=0)
+    deepspeed: DeepSpeed | None = option(default=None, help="DeepSpeed's own settings, which are passed on to it")
 
     def __attrs_post_init__(self) -> None:
         if self.use == "local":
-            for name in ("stage", "nvme"):
+            for name in ("stage", "nvme", "deepspeed"):
                 if getattr(self, name) is not None:
                     raise OptionError(name, "is a setting of `use: zero`", "write `use: zero`, or leave it out")
             if self.offload != "none":
@@ -169,6 +172,8 @@ class Engine:
             raise OptionError("offload", "a disk is for stage 3 alone", "use `stage: 3` or `offload: cpu`")
         if (self.offload == "nvme") != (self.nvme is not None):
             raise OptionError("nvme", "goes with `offload: nvme`, and that with a folder", "give both or neither")
+        if self.deepspeed and (faults := misfits(self.deepspeed, self.stage or 0, self.offload)):
+            raise OptionError(faults[0].option, faults[0].message, faults[0].hint, also=faults[1:])
 
 
 @config

@@ -14,11 +14,22 @@ import attrs
 from ni_framework.errors import Mark, NIError, OptionError
 from ni_framework.options import Choice, violation
 from ni_framework.recipe.choice import read_choice
-from ni_framework.recipe.fields import Field, Resolve, fields_of, is_choice, is_config, is_free, is_plain, members
+from ni_framework.recipe.fields import (
+    Field,
+    Refusal,
+    Resolve,
+    fields_of,
+    is_choice,
+    is_config,
+    is_free,
+    is_plain,
+    members,
+    refusals_of,
+)
 from ni_framework.recipe.node import BrokenNode, Entry, ListNode, MappingNode, Node, ScalarNode, join
 from ni_framework.recipe.plain import BROKEN, advice, expected, plain
 from ni_framework.recipe.problems import Problems
-from ni_framework.recipe.words import listed, printable, quoted, said, shown, suggestion
+from ni_framework.recipe.words import closest, listed, printable, quoted, said, shown
 
 
 class Structure:
@@ -63,7 +74,7 @@ class Structure:
         `label` names the component whose options these are; keys in `own` belong to the loader and not to the class.
         """
         fields = {name: field for name, field in fields_of(cls).items() if name not in own}
-        self._check_keys(fields, node, path, label, own)
+        self._check_keys(fields, refusals_of(cls), node, path, label, own)
         values = {}
         for name, field in fields.items():
             value = self.field(field, node, join(path, name), label)
@@ -95,8 +106,9 @@ class Structure:
         try:
             return cls(**{aliases[name]: value for name, value in values.items()})
         except OptionError as error:
-            where = join(path, error.option) if error.option else path
-            self.problems.add(where, error.message, self.nearest(where, mark), error.hint)
+            for fault in (error, *error.also):
+                where = join(path, fault.option) if fault.option else path
+                self.problems.add(where, fault.message, self.nearest(where, mark), fault.hint)
         except NIError as error:
             self.problems.add(path, str(error), mark)
         except Exception as error:  # a component's own code, of which nothing is known
@@ -142,20 +154,34 @@ class Structure:
         return BROKEN if any(value is BROKEN for value in values.values()) else values
 
     def _check_keys(
-        self, fields: Collection[str], node: MappingNode, path: str, label: str, own: Collection[str]
+        self,
+        fields: Collection[str],
+        refused: Mapping[str, Refusal],
+        node: MappingNode,
+        path: str,
+        label: str,
+        own: Collection[str],
     ) -> None:
         known = [*own, *fields]
         for key, entry in node.entries.items():
             if key in known:
                 continue
-            hint = None if self.problems.full else self._known(key, known)
+            if key in refused:
+                message, hint = refused[key]
+                self.problems.add(join(path, key), message, entry.mark, hint)
+                continue
+            hint = None if self.problems.full else self._known(key, known, refused)
             of = f" of {label}" if label else ""
             self.problems.add(join(path, printable(key)), f"unknown key{of}", entry.mark, hint)
 
     @staticmethod
-    def _known(key: str, known: Collection[str]) -> str:
+    def _known(key: str, known: Collection[str], refused: Mapping[str, Refusal]) -> str:
         if ":" in key:
             return "a `:` after a key needs a space behind it"
         if "." in key:
             return f"in a recipe keys are nested: {quoted(key)} is for the command line"
-        return suggestion(key, known) or f"known keys: {listed(known)}"
+        close = closest(key, [*known, *refused])
+        if close is not None and close in refused:
+            message, hint = refused[close]
+            return f"did you mean `{close}`? It {message}; {hint}"
+        return f"did you mean `{close}`?" if close else f"known keys: {listed(known)}"

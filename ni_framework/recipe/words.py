@@ -42,12 +42,18 @@ def shortened(text: str) -> str:
 
 def suggestion(word: str, known: Collection[str]) -> str | None:
     """A hint that names the known word closest to one that is not known, None where none is close."""
+    close = closest(word, known)
+    return f"did you mean `{close}`?" if close else None
+
+
+def closest(word: str, known: Collection[str]) -> str | None:
+    """The known word closest to one that is not known, None where none is close."""
     if len(word) > _SUGGESTED:
         return None
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)
     if not close:  # a wrong case or `-` for `_` can be all that differs in a short word
         close = [name for name in known if name == word.lower().replace("-", "_")]
-    return f"did you mean `{close[0]}`?" if close else None
+    return close[0] if close else None
 
 
 def either(words: Iterable[str]) -> str:

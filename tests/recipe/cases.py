@@ -31,6 +31,12 @@ def everything(options: str) -> bytes:
     return edit("data: digits", f"data: {{use: folder, parts: [modlin], {options}}}")
 
 
+def engine(lines: str) -> bytes:
+    """The valid recipe with DeepSpeed's own settings, in stage 2."""
+    inside = "".join(f"    {line}\n" for line in lines.splitlines())
+    return f"{VALID}engine:\n  use: zero\n  deepspeed:\n{inside}".encode()
+
+
 Case = tuple[bytes, list[str]]
 
 _FILES: dict[str, bytes] = {
@@ -122,7 +128,7 @@ _FILES: dict[str, bytes] = {
     "a word for true or false": router("{use: top_k, k: 1, hard: yes}"),
     "a quoted bool": router("{use: top_k, k: 1, hard: 'true'}"),
     "1 for a bool": router("{use: top_k, k: 1, hard: 1}"),
-    "none of the known words": key("precision: fp16"),
+    "none of the known words": key("precision: fp8"),
     "a number for one of the known words": key("precision: 16"),
     "a number for text": everything("word: 1e-3"),
     "an error in a list": edit("[1, 8, 8]", "[1, 8, x]"),
@@ -176,6 +182,32 @@ _FILES: dict[str, bytes] = {
     .replace("lines: 1", "line: 1")
     .encode(),
     "too many scripts": VALID.replace("  width", "  scripts: [\n" + "{},\n" * 1500 + "]\n  width").encode(),
+    # DeepSpeed's own settings
+    "DeepSpeed's settings for one process": VALID.encode() + b"engine:\n  deepspeed: {}\n",
+    "DeepSpeed's settings in a file": VALID.encode() + b"engine: {use: zero, deepspeed: ds.json}\n",
+    "DeepSpeed's old switch": engine("zero_optimization: true"),
+    "keys of DeepSpeed's that recipes own": engine(
+        "train_batch_size: 8\ngradient_accumulation_steps: 2\nbf16: {enabled: true}\ngradient_clipping: -1\n"
+        "optimizer: {type: OneBitAdam}\nscheduler: {type: WarmupLR}\nsteps_per_print: 10\nwandb: {}\ncheckpoint: {}\n"
+        "activation_checkpointing: {}\ndata_efficiency: {}\nzero_optimization: {stage: 3, leaf_module: {}}"
+    ),
+    "keys that DeepSpeed has lost": engine(
+        "amp: {}\nelasticity: {}\nnebula: {}\nsparse_attention: {}\nzero_optimization:\n  mics_shard_size: 8\n"
+        "  allgather_partitions: true\n  cpu_offload: true"
+    ),
+    "keys of DeepSpeed's that are misspelt": engine(
+        "zero_optimisation: {}\ngradient_cliping: 1\nworld_size: 2\n"
+        "zero_optimization: {overlap_com: true, prefetch_bucket_size: 0, stge: 2}"
+    ),
+    "keys of DeepSpeed's in the wrong place": engine("reduce_bucket_size: 1000\naio: {nvme_path: /x, device: nvme}"),
+    "values that DeepSpeed would take": engine(
+        "communication_data_type: FP16\nprescale_gradients: 1\nflops_profiler: {top_modules: 3}\n"
+        "zero_optimization: {reduce_bucket_size: auto, allgather_bucket_size: 5e8, sub_group_size: 0, round_robin_gradients: 1}"
+    ),
+    "settings of DeepSpeed's that do not suit the stage": engine(
+        "aio: {}\nprescale_gradients: true\ncomms_logger: {enabled: true, prof_ops: [all_reduce]}\n"
+        "zero_optimization:\n  stage3_max_live_parameters: 0\n  allgather_bucket_size: 1001\n  offload_optimizer: {}"
+    ),
     # all at once
     "everything at once": edit("seed: 3", "seed: x", "width: 64", "width: 0", "steps", "stpes", "digits", "numbers"),
     # extends, where what it names is no file
@@ -206,6 +238,17 @@ _OVERRIDES: dict[str, list[str]] = {
     "override with a control character": ["seed=\x1b[31m"],
     "override with half a character": ["seed=\udcff"],
     "override through a number": ["seed.x.y=3"],
+    "override of DeepSpeed's settings": [
+        "engine.use=zero",
+        "engine.deepspeed.zero_optimization.stage=3",
+        "engine.deepspeed.zero_optimization.bucket=1",
+        "engine.deepspeed.train_batch_size=8",
+    ],
+    "override of DeepSpeed's settings that does not suit": [
+        "engine.use=zero",
+        "engine.stage=3",
+        "engine.deepspeed.zero_optimization.round_robin_gradients=true",
+    ],
     "override through a list": ["model.input.image.x=3"],
     "override behind the end of a list": ["model.input.image.3=8"],
     "override with a negative place": ["model.input.image.-1=8"],

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ni_framework.options import Choice
 from ni_framework.recipe import Engine, Model, Optimizer, Recipe, Schedule, Script, Train
+from ni_framework.recipe.deepspeed import CommsLogger, DeepSpeed, ZeroOptimization
 from tests.recipe.components import Empty, Everything, Kernel, Lines, Mlp, Patches, TopK
 
 counts = st.integers(1, 10**12)
@@ -71,6 +72,28 @@ models = st.builds(
     head=choices("classify", st.just(Empty())),
     scripts=st.integers(1, 5) | st.lists(st.builds(Script, **script), min_size=1, max_size=3).map(tuple),
 )
+flags = st.none() | st.booleans()
+engines = st.builds(Engine, use=st.just("local")) | st.builds(
+    Engine,
+    use=st.just("zero"),
+    stage=st.just(3),
+    offload=st.sampled_from(["none", "cpu"]),
+    deepspeed=st.none()
+    | st.builds(
+        DeepSpeed,
+        zero_optimization=st.none()
+        | st.builds(ZeroOptimization, reduce_bucket_size=st.none() | counts, overlap_comm=flags, sub_group_size=counts),
+        communication_data_type=st.sampled_from([None, "fp32", "bf16"]),
+        comms_logger=st.none()
+        | st.builds(
+            CommsLogger,
+            enabled=st.booleans(),
+            verbose=st.just(True),
+            prof_all=st.just(False),
+            prof_ops=st.tuples(texts),
+        ),
+    ),
+)
 recipes = st.builds(
     Recipe,
     ni=st.just(1),
@@ -90,5 +113,5 @@ recipes = st.builds(
         log_every=counts,
         evaluate_every=st.none() | counts,
     ),
-    engine=st.builds(Engine, use=st.just("local")),
+    engine=engines,
 )

@@ -188,5 +188,12 @@ def test_recipes_need_no_torch() -> None:
     code = "import sys, ni_framework.recipe; print([*sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'ni_framework.recipe.load'" in done.stdout
-    for name in ("torch", "pluggy", "ni_framework.registry", "ni_framework.model", "ni_framework.contracts"):
+    for name in (
+        "torch",
+        "deepspeed",
+        "pluggy",
+        "ni_framework.registry",
+        "ni_framework.model",
+        "ni_framework.contracts",
+    ):
         assert f"'{name}'" not in done.stdout

@@ -65,6 +65,21 @@ model:
 data: {tasks: {two: digits, four: {use: digits}}}
 train: {schedule: {warmup: 0.2}, skip: {budget: 3}}
 """
+ZERO = """\
+extends: nested.yaml
+engine:
+  use: zero
+  stage: 3
+  offload: nvme
+  nvme: /fast
+  deepspeed:
+    communication_data_type: bf16
+    zero_optimization: {reduce_bucket_size: 1000, offload_param: {pin_memory: false}, stage3_max_reuse_distance: 0}
+    comms_logger: {enabled: true, verbose: true, prof_all: false, prof_ops: [all_reduce]}
+    flops_profiler: {enabled: false, recompute_fwd_factor: 0.5}
+    timers: {throughput: {enabled: false}}
+    aio: {}
+"""
 ALL_TYPES = """\
 ni: 1
 model:
@@ -96,6 +111,7 @@ STANDARD = {
     **{str(path.relative_to(RECIPES)): path.read_text(encoding="utf-8") for path in SHIPPED},
     "nested.yaml": NESTED,
     "extending.yaml": EXTENDING,
+    "zero.yaml": ZERO,
 }
 SMALL = {"valid.yaml": VALID, "all_types.yaml": ALL_TYPES}
 EACH = 108  # mutations of a recipe
