@@ -36,6 +36,8 @@ def import_deepspeed(log: TextIO) -> Any:
         ) from error
     finally:
         sys.stdout = stdout
+    # It calls functions of torch that torch would rather have called by newer names.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
         False  # or messages in shared memory are compiled for a minute
     )

@@ -55,7 +55,7 @@ class ZeroEngine(Engine):
         self.stage, self._device = recipe.engine.stage or 0, device_of(team)
         self._cache = self.stage < 3  # it would keep copies of all scripts' weights until the last one is done
         check_device(recipe, self._device)
-        settings = settings_of(recipe, team.size, parts_of(recipe, team.size))
+        settings = settings_of(recipe, team.size, parts_of(recipe, team.size), Path(log.name).parent if log else Path())
         if self.stage == 3:
             model = spread(deepspeed, recipe, settings, self._device)
             deepspeed.utils.set_z3_leaf_modules(model, [Script])

@@ -94,7 +94,7 @@ class Parameters:
                 if kind not in SCALARS:
                     state |= self._own(key, Piece(fragment.of(value), fragment.start, fragment.shape))
                 elif fragment.start == 0 and (self.stage or self.team.leads):
-                    state[key] = value
+                    state[key] = value.clone()
         return state
 
     def load_optimizer_state(self, stored: Stored) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ni_framework.errors import RecipeError
 from ni_framework.recipe import Recipe
-
-def given(d): return d or {}
+from ni_framework.recipe.deepspeed import given
 
 _BUCKET = 50_000_000  # elements; DeepSpeed's own 500 million take 2 GB in fp32
 
 
-def settings_of(recipe: Recipe, size: int, parts: int) -> dict[str, Any]:
+def settings_of(recipe: Recipe, size: int, parts: int, folder: Path) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe in `size` processes, each of which computes `parts` parts of a batch.
 
-    What the recipe gives under `engine.deepspeed` is laid over it.
+    What the recipe gives under `engine.deepspeed` is laid over it; files that it asks for go to `folder`.
     """
     train, engine = recipe.train, recipe.engine
     zero: dict[str, Any] = {
@@ -46,7 +46,7 @@ def settings_of(recipe: Recipe, size: int, parts: int) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
     }
-    return _over(settings, given(getattr(engine, "deepspeed", None)))
+    return _over(settings, given(engine.deepspeed, folder))
 
 
 def check_device(recipe: Recipe, device: torch.device) -> None:
@@ -54,6 +54,11 @@ def check_device(recipe: Recipe, device: torch.device) -> None:
     if recipe.engine.offload == "nvme" and device.type != "cuda":
         message = "a disk is for what does not fit into a GPU, and there is none here"
         raise RecipeError([recipe.problem("engine.offload", message, "use `offload: none` or `offload: cpu`")])
+    zero = recipe.engine.deepspeed and recipe.engine.deepspeed.zero_optimization
+    for name in ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"):
+        if getattr(zero, name, None) and device.type != "cuda":
+            path = f"engine.deepspeed.zero_optimization.{name}"
+            raise RecipeError([recipe.problem(path, "is done by a GPU, and there is none here", "leave it out")])
 
 
 def _over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
