@@ -19,7 +19,7 @@ from ni_framework.recipe import Recipe
 
 
 def import_deepspeed(log: TextIO) -> Any:
-    """The package; raises `RunError` with the line that installs it where it is absent.
+    """The package; raises `RunError` with the line that installs it where it cannot be imported.
 
     What it says goes to `log`: stdout is for results. Nothing is compiled.
     """
@@ -32,7 +32,7 @@ def import_deepspeed(log: TextIO) -> Any:
             import deepspeed
     except ImportError as error:
         raise RunError(
-            f'engine.use: zero needs deepspeed, which cannot be imported ({error}); pip install "ni-framework[zero]"'
+            f'engine.use: zero needs deepspeed, which cannot be imported ({error}); pip install --upgrade deepspeed'
         ) from error
     finally:
         sys.stdout = stdout
