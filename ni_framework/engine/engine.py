@@ -50,7 +50,7 @@ class Engine(ABC):
             if recipe.engine.compile:
                 check_compiler(self.device)
                 script.body.compile()
-        check_precision(recipe.train.precision, self.device)
+        check_precision(recipe, self.device)
         self.guard = Guard(recipe.train.skip)
         self.scale = LossScale() if recipe.train.precision == "fp16" else None
         self.updating = False  # between two steps, when weights and optimizer do not belong together
@@ -245,10 +245,11 @@ def _parts(batch: int, accumulate: int, size: int) -> int | None:
     return number if (number * size) % accumulate == 0 and batch % (number * size) == 0 else None
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raises `RunError` for fp16 without a GPU, where it is slower than fp32 and hardly any operation is there."""
-    if precision == "fp16" and device.type != "cuda":
-        raise RunError("train.precision: fp16 needs a GPU, and there is none here; use bf16 or fp32")
+def check_precision(recipe: Recipe, device: torch.device) -> None:
+    """Raises `RecipeError` for fp16 without a GPU, where it is slower than fp32 and many operations are missing."""
+    if recipe.train.precision == "fp16" and device.type != "cuda":
+        message = "fp16 needs a GPU, and there is none here"
+        raise RecipeError([recipe.problem("train.precision", message, "use bf16 or fp32")])
 
 
 def check_compiler(device: torch.device) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import platform
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -39,6 +42,7 @@ def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
     elif team.rank:
         (notes / f"rank-{team.rank}.where").write_text(str((folder / f"rank-{team.rank}.log").resolve()))
     with open(folder / f"rank-{team.rank}.log", "a", buffering=1, encoding="utf-8") as log:
+        print(f"{datetime.now():%F %T} process {team.rank} of {team.size} on {platform.node()}, pid {os.getpid()}", file=log)
         faulthandler.register(signal.SIGUSR2, file=log)  # for whoever ends this process because it hangs
         sys.stdout.flush()
         stdout = os.dup(1)
@@ -47,7 +51,7 @@ def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
             sys.stderr.flush()
             os.dup2(log.fileno(), 2)
         try:
-            with _noted(notes, team):
+            with _noted(notes, team, log):
                 yield log
         finally:
             faulthandler.unregister(signal.SIGUSR2)
@@ -58,13 +62,14 @@ def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
 
 
 @contextmanager
-def _noted(folder: Path, team: Team) -> Iterator[None]:
+def _noted(folder: Path, team: Team, log: TextIO) -> Iterator[None]:
     """Writes down why this process fails; where it only lost the others, tells why they did."""
     try:
         yield
     except (Interrupted, Elsewhere):
         raise
     except Exception as error:
+        traceback.print_exc(file=log)
         if team.size == 1:
             raise
         if lost(error):

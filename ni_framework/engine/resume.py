@@ -52,10 +52,15 @@ def run_of(path: Path) -> Path | None:
 
 
 def recipe_of(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that a run goes on with, from its folder's newest checkpoint or the one that is named, whole or not."""
+    """The recipe that a run goes on with: the newest that can be read, or that of the checkpoint that is named."""
     _check_overrides(overrides)
-    folder = find_checkpoint(path)
-    return read_recipe(folder, read_manifest(folder), overrides)
+    newest = find_checkpoint(path)
+    for folder in reversed(checkpoints_of(path)):
+        try:
+            return read_recipe(folder, read_manifest(folder), overrides)
+        except CheckpointError:
+            continue
+    return read_recipe(newest, read_manifest(newest), overrides)
 
 
 def find_resumption(path: Path, overrides: Sequence[str] = (), team: Team = ALONE) -> Resumption:

@@ -41,7 +41,9 @@ def import_deepspeed(log: TextIO) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
         False  # or messages in shared memory are compiled for a minute
     )
-    for handler in logging.getLogger("DeepSpeed").handlers:
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.INFO)
+    for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(log)
     if not deepspeed.comm.is_initialized():
