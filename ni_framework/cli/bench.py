@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ni_framework.cli.output import emit, json_option, narrate, overrides_argument, table
+from ni_framework.cli.output import emit, in_bytes, json_option, narrate, overrides_argument, table
 from ni_framework.errors import UsageError
 
 ALL = ("dense", "packed", "compiled")
@@ -130,20 +130,10 @@ def _table(rows: Sequence[Any]) -> str:
                 f"{row.images_per_second:,.4g}",
                 f"{row.share_of_matrix_rate:.0%}",
                 f"{row.open_fraction:.0%}",
-                _bytes((row.saved_bytes or 0) / row.batch),
-                _bytes(row.peak_bytes),
+                in_bytes((row.saved_bytes or 0) / row.batch),
+                in_bytes(row.peak_bytes),
             )
             for row in rows
         ],
         header,
     )
-
-
-def _bytes(number: float | None) -> str:
-    if not number:
-        return "-"
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} GB"

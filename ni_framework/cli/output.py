@@ -53,3 +53,14 @@ def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines
     )
+
+
+def in_bytes(number: float | None) -> str:
+    """A size in memory with three digits and its unit; a dash for none."""
+    if not number:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ni_framework.cli.output import emit, json_option, overrides_argument, table
+from ni_framework.cli.output import emit, in_bytes, json_option, overrides_argument, table
+
+if TYPE_CHECKING:
+    from ni_framework.model.describe import Row
+
+BYTES = 4  # of a number: weights are fp32 whatever the precision of the forward pass
 
 
 @click.command("show")
@@ -32,14 +38,26 @@ def _show_recipe(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     recipe = load_recipe(path, overrides)
     description = describe(recipe)
-    rows = [(name, "x".join(map(str, shape)) or "scalar") for name, shape in description.parameters]
-    text = f"{dump(recipe)}\n# {description.summary}\n{table(rows)}"
+    tables = (_sizes("part", description.parts), _sizes("tensor", description.tensors))
+    text = "\n\n".join((f"{dump(recipe)}\n# {description.summary}", *tables))
     document = {
         "recipe": dump(recipe),
         "parameters": [{"name": name, "shape": list(shape)} for name, shape in description.parameters],
         "sizes": description.sizes,
     }
     emit(document, text, as_json)
+
+
+def _sizes(what: str, rows: list[Row]) -> str:
+    """How large parts or tensors are, one below the other."""
+    lines = [(what, "parameters", "fp32", "times", "each", "shape" if rows and rows[0].shape is not None else "")]
+    for row in rows:
+        shape = "" if row.shape is None else "x".join(map(str, row.shape)) or "scalar"
+        numbers = f"{row.total:,}", in_bytes(BYTES * row.total), str(row.times), f"{row.each:,}"
+        lines.append((row.name, *numbers, shape))
+    name, *numbers, shape = zip(*lines, strict=True)
+    numbers = [[cell.rjust(max(map(len, column))) for cell in column] for column in numbers]
+    return table(list(zip(name, *numbers, shape, strict=True)))
 
 
 def _show_component(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
