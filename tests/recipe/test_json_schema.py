@@ -133,10 +133,10 @@ def cases_of(recipes: Mapping[str, str], resolve: Resolve, names: list[str], fol
         (folder / name).write_text(text, encoding="utf-8")
     cases = []
     for name, text in recipes.items():
-        data = yaml.safe_load(text)
-        cases.append(judge(data, resolve, folder))
+        data, here = yaml.safe_load(text), (folder / name).parent  # where `extends` looks
+        cases.append(judge(data, resolve, here))
         assert not cases[-1].problem, f"{name}: {cases[-1].problem}"
-        cases += [judge(mutated(data, names, f"{name} {n}"), resolve, folder) for n in range(EACH)]
+        cases += [judge(mutated(data, names, f"{name} {n}"), resolve, here) for n in range(EACH)]
     return cases
 
 
