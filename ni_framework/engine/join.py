@@ -55,10 +55,19 @@ def join(engine: Engine) -> Team:
         return ALONE
     rank, size = place or (0, 1)
     os.environ.setdefault("LOCAL_RANK", str(rank % max(torch.cuda.device_count(), 1)))
+    _share_cores(size)
     if not dist.is_initialized():
         _begin(rank, size, engine.timeout, alone=place is None)
         atexit.register(dist.destroy_process_group)
     return Team(rank, size)
+
+
+def _share_cores(size: int) -> None:
+    """Divides the cores among the processes of this machine, unless their number was chosen: too many threads only wait."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
+    if beside > 1 and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // beside))
 
 
 def _begin(rank: int, size: int, timeout: float, alone: bool) -> None:

@@ -21,7 +21,7 @@ from ni_framework.engine.team import Elsewhere, Team, lost
 from ni_framework.errors import NIError, RunError
 
 LOGS = "logs"  # in a run folder
-_PATIENCE = 3.0  # seconds in which the process that failed first has written why
+_PATIENCE = 1.0  # seconds in which the process that failed first has written why
 
 
 @contextmanager
@@ -42,7 +42,10 @@ def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
     elif team.rank:
         (notes / f"rank-{team.rank}.where").write_text(str((folder / f"rank-{team.rank}.log").resolve()))
     with open(folder / f"rank-{team.rank}.log", "a", buffering=1, encoding="utf-8") as log:
-        print(f"{datetime.now():%F %T} process {team.rank} of {team.size} on {platform.node()}, pid {os.getpid()}", file=log)
+        print(
+            f"{datetime.now():%F %T} process {team.rank} of {team.size} on {platform.node()}, pid {os.getpid()}",
+            file=log,
+        )
         faulthandler.register(signal.SIGUSR2, file=log)  # for whoever ends this process because it hangs
         sys.stdout.flush()
         stdout = os.dup(1)

@@ -136,8 +136,8 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         ("train", "--resume", "used", "seed=3"),
         2,
         "error: seed=3: a resumed run goes on as it began; only train.steps, train.log_every, train.evaluate_every, "
-        "train.workers, train.recompute, train.skip.budget may change; to train these weights otherwise, use ni train "
-        "RECIPE --from\n",
+        "train.workers, train.accumulate, train.recompute, train.skip.budget and engine may change; to train these weights "
+        "otherwise, use ni train RECIPE --from\n",
     ),
 }
 

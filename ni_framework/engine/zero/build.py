@@ -32,7 +32,7 @@ def import_deepspeed(log: TextIO) -> Any:
             import deepspeed
     except ImportError as error:
         raise RunError(
-            f'engine.use: zero needs deepspeed, which cannot be imported ({error}); pip install --upgrade deepspeed'
+            f"engine.use: zero needs deepspeed, which cannot be imported ({error}); pip install --upgrade deepspeed"
         ) from error
     finally:
         sys.stdout = stdout
@@ -44,6 +44,7 @@ def import_deepspeed(log: TextIO) -> Any:
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.INFO)
     for handler in logger.handlers:
+        handler.setLevel(logging.INFO)
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(log)
     if not deepspeed.comm.is_initialized():
