@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,6 +26,12 @@ from ni_framework.errors import UsageError
 @click.option(
     "--resume", "resumed", metavar="RUN", help="Go on with an interrupted run, or from a checkpoint; no RECIPE then."
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Start N processes on this machine that train together; needs engine.use=zero.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write event files for TensorBoard, in the run folder.")
 @json_option
 def command(
@@ -34,6 +42,7 @@ def command(
     keep: int | None,
     start: str | None,
     resumed: str | None,
+    processes: int | None,
     tensorboard: bool,
     as_json: bool,
 ) -> None:
@@ -43,15 +52,20 @@ def command(
     """
     from ni_framework.engine.allocator import keep_freed_memory
     from ni_framework.engine.interrupt import exits_at_once
+    from ni_framework.engine.processes import check_launch
 
+    check_launch(processes)
+    several = processes is not None and processes > 1
     with exits_at_once(lambda code: fail("stopped at once; nothing is lost that was saved before", code, as_json)):
         if resumed is not None:
             given = [recipe] if recipe else []
-            go = _resumed(resumed, [*given, *overrides], output, start)
+            go = _resumed(resumed, [*given, *overrides], output, start, several)
         elif recipe is None:
             raise UsageError("name a RECIPE to train, or a run to go on with: ni train --resume RUN")
         else:
-            go = _begun(recipe, overrides, output, start)
+            go = _begun(recipe, overrides, output, start, several)
+        if processes is not None and several:
+            raise click.exceptions.Exit(_together(processes, as_json))
         keep_freed_memory()
         with _listeners(tensorboard) as listeners:
             summary = go(every=every, keep=keep, listeners=listeners)
@@ -74,11 +88,14 @@ def command(
 
 
 def _begun(
-    recipe: str, overrides: Sequence[str], output: str | None, start: str | None
+    recipe: str, overrides: Sequence[str], output: str | None, start: str | None, several: bool
 ) -> Callable[..., dict[str, Any]]:
+    from ni_framework.engine.processes import check_engine
     from ni_framework.registry import load_recipe
 
     checked = load_recipe(recipe, overrides)
+    if several:
+        check_engine(checked)
 
     from ni_framework.engine.trainer import train
 
@@ -86,7 +103,7 @@ def _begun(
 
 
 def _resumed(
-    resumed: str, overrides: Sequence[str], output: str | None, start: str | None
+    resumed: str, overrides: Sequence[str], output: str | None, start: str | None, several: bool
 ) -> Callable[..., dict[str, Any]]:
     if start is not None:
         raise UsageError(
@@ -96,9 +113,37 @@ def _resumed(
         if "=" not in override:
             raise UsageError(f"{override}: --resume takes the recipe of its run; leave the recipe out")
 
+    from ni_framework.engine.processes import check_engine
+    from ni_framework.engine.resume import recipe_of
     from ni_framework.engine.trainer import resume
 
+    if several:
+        check_engine(recipe_of(Path(resumed), overrides))
     return partial(resume, resumed, overrides, Path(output) if output else None)
+
+
+def _together(processes: int, as_json: bool) -> int:
+    """Has several processes carry this command out, and returns the exit code."""
+    from ni_framework.engine.processes import supervise
+    from ni_framework.registry.one_file import plugin_options
+
+    plugins = shlex.split(plugin_options())
+    command = [sys.executable, "-P", "-m", "ni_framework", "train", *plugins, *_words(click.get_current_context())]
+    verdict = supervise(command, processes)
+    if verdict.message is not None:
+        fail(verdict.message, verdict.exit_code, as_json and verdict.silent)
+    return verdict.exit_code
+
+
+def _words(context: click.Context) -> list[str]:
+    """The words of this command, without `--processes` and the options for plugins."""
+    words = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(parameter, click.Option) and parameter.name != "processes" and value:
+            words.append(parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]}={value}")
+    recipe = context.params["recipe"]
+    return [*words, "--", *([recipe] if recipe is not None else []), *context.params["overrides"]]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def stop_requests() -> Iterator[Request]:
         os.write(2, _CALM)  # nothing else may be called in the middle of whatever was interrupted
 
     before: dict[signal.Signals, signal._HANDLER] = {}
-    with _handled(note, before):
+    with handled(note, before):
         yield request
 
 
@@ -58,12 +58,12 @@ def exits_at_once(say: Callable[[int], object]) -> Iterator[None]:
         finally:
             os._exit(code)  # raising would pass through whatever is being imported, opened or written
 
-    with _handled(leave, {}):
+    with handled(leave, {}):
         yield
 
 
 @contextmanager
-def _handled(
+def handled(
     handler: Callable[[int, FrameType | None], None], before: dict[signal.Signals, signal._HANDLER]
 ) -> Iterator[None]:
     """Has signals handled that nobody has asked to be ignored, as `nohup` does."""

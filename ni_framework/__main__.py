@@ -1,0 +1,17 @@
+"""`python -m ni_framework` is `ni`: launchers such as torchrun start modules."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
+    del sys.path[0]  # as for `ni`, what lies in the current folder is nothing to import
+
+from ni_framework.engine.processes import supervised
+
+if __name__ == "__main__":
+    with supervised():
+        from ni_framework.cli import main
+
+        main()
