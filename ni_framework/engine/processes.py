@@ -21,7 +21,8 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from ni_framework.engine.interrupt import EXIT_CODES, handled
-from ni_framework.engine.verdict import Ended, Verdict, log_of, said_by, verdict
+from ni_framework.engine.notes import read_notes, write_note
+from ni_framework.engine.verdict import Ended, Verdict, killed_by, log_of, said_by, verdict
 from ni_framework.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class _Crew:
         self.forced: set[int] = set()
         self.deadline = math.inf
         # Signal handlers and one waiting thread per process put here what happens, in its order.
-        self.events: SimpleQueue[tuple[int, int, float] | signal.Signals] = SimpleQueue()
+        self.events: SimpleQueue[tuple[int, int] | signal.Signals] = SimpleQueue()
 
     def run(self, command: Sequence[str], number: int) -> Verdict:
         with handled(lambda received, _: self.events.put(signal.Signals(received)), {}):
@@ -93,7 +94,7 @@ class _Crew:
             threading.Thread(target=self._await, args=(rank, process), daemon=True).start()
 
     def _await(self, rank: int, process: subprocess.Popen[bytes]) -> None:
-        self.events.put((rank, process.wait(), time.time()))
+        self.events.put((rank, process.wait()))
 
     def _wait(self) -> None:
         """Waits for what happens next, and answers it."""
@@ -106,12 +107,14 @@ class _Crew:
         if isinstance(event, signal.Signals):
             self._forward(event)
             return
-        rank, status, at = event
+        rank, status = event
         _end_group(self.processes[rank])
         asked = -status in self.received
         code = EXIT_CODES[signal.Signals(-status)] if asked else 1 if status < 0 else status
         by = -status if status < 0 else None
-        self.ended[rank] = ended = Ended(rank, code, by, at, asked, rank in self.forced)
+        self.ended[rank] = ended = Ended(rank, code, by, asked, rank in self.forced)
+        if ended.killed and rank not in {note.rank for note in read_notes(self.notes)}:
+            write_note(self.notes, rank, killed_by(ended), code)  # it cannot; those that miss it look for why
         if code:
             self._at_most(SAVING if ended.in_order else self.grace)
 

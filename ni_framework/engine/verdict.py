@@ -25,7 +25,6 @@ class Ended:
     rank: int
     exit_code: int  # what it stands for where a signal ended it
     signal: int | None  # that signal
-    time: float  # seconds since the epoch
     asked: bool = False  # the signal was a request to stop, and came before the process listened to any
     forced: bool = False  # it had been given its time, and was killed
 
@@ -67,8 +66,9 @@ def verdict(ended: Sequence[Ended], folder: Path) -> Verdict:
         return Verdict(0, None)
     zero = next(one for one in ended if one.rank == 0)
     silent = zero.signal is not None and not said_by(folder, 0).exists()
-    words = [f"process {notes[0].rank}: {notes[0].message}"] if silent and notes else []
-    words += [_killed(one) + _log(folder, one.rank) for one in ended if one.killed]
+    killed = {one.rank: f"process {one.rank} was {killed_by(one)}" for one in ended if one.killed}
+    words = [f"process {notes[0].rank}: {notes[0].message}"] if silent and notes and notes[0].rank not in killed else []
+    words += [sentence + _log(folder, rank) for rank, sentence in killed.items()]
     words += [_unexplained(one) + _log(folder, one.rank) for one in _first_without_words(ended, notes, silent)]
     if forced := [one.rank for one in ended if one.forced]:
         words.append(_forced(forced) + _log(folder, forced[0]))
@@ -83,27 +83,22 @@ def _exit_code(ended: Sequence[Ended], notes: Sequence[Note]) -> int:
     failed = [one for one in failed if not one.in_order] or failed
     if not failed:
         return 0
-    first = failed[0]
-    # One that is killed writes nothing; the notes after that are of those that missed it.
-    killed = first.killed and first.rank not in {note.rank for note in notes}
-    for note in notes:
-        if note.exit_code > 0 and not (killed and note.time > first.time):
-            return note.exit_code
-    return first.exit_code
+    return next((note.exit_code for note in notes if note.exit_code > 0), failed[0].exit_code)
 
 
 def _first_without_words(ended: Sequence[Ended], notes: Sequence[Note], silent: bool) -> list[Ended]:
     """The one that failed first, if it left no note, and process 0 has not told its own failure of the same kind."""
     failed = [one for one in ended if one.exit_code and not one.in_order]
-    if not failed or failed[0].rank in {0, *(note.rank for note in notes)} or failed[0].signal or failed[0].forced:
+    if not failed or failed[0].rank in {0, *(note.rank for note in notes)} or failed[0].forced:
         return []
     same = any(one.rank == 0 and one.exit_code == failed[0].exit_code for one in ended)
     return [] if same and not silent else failed[:1]
 
 
-def _killed(one: Ended) -> str:
+def killed_by(one: Ended) -> str:
+    """What ended a process, as in "ended by SIGKILL"."""
     hint = _HINTS.get(one.signal or 0)
-    return f"process {one.rank} was ended by {_name(one.signal or 0)}" + (f" ({hint})" if hint else "")
+    return f"ended by {_name(one.signal or 0)}" + (f" ({hint})" if hint else "")
 
 
 def _name(number: int) -> str:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # What each process of a test begins with; the rest of its program follows.
 CHILD = """
 import os, pathlib, signal, subprocess, sys, time
-from ni_framework.engine.notes import write_note
+from ni_framework.engine.notes import first_note, write_note
 from ni_framework.engine.processes import die_with, dump_stacks_on_signal, supervised
 rank, notes = int(os.environ["RANK"]), pathlib.Path(os.environ["NI_NOTES"])
 die_with(int(os.environ["NI_SUPERVISOR"]))
@@ -158,11 +158,14 @@ wait_for(0, 1, 2)
 if rank == 1:
     print("its", "last", "word\\x1b[2J", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(0.3)
+while not os.path.exists(notes / "rank-1.json"):  # which is written for it
+    time.sleep(0.005)
+print(first_note(notes).message, flush=True)
 write_note(notes, rank, "process 1 has gone", 6)
 sys.exit(6)
 """
     done = crew(program, 3)
+    assert done.out == "ended by SIGKILL (out of memory, perhaps)\n"
     assert done.exit_code == 1  # not that of those that missed it
     assert not done.silent
     assert done.message == (
