@@ -218,7 +218,8 @@ def clipped(model: nn.Module, clip: float | None, factor: float = 1.0) -> Tensor
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
     if factor != 1:
-        torch._foreach_div_(gradients, factor)
+        for gradient in gradients:
+            gradient.div_(factor)
     if clip is not None:
         return nn.utils.clip_grad_norm_(trainable(model), clip)
     return nn.utils.get_total_norm(gradients)

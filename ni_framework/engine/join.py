@@ -73,7 +73,7 @@ def _share_cores(size: int) -> None:
 def _begin(rank: int, size: int, timeout: float, alone: bool) -> None:
     waits = timedelta(seconds=timeout)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = dist.HashStore() if alone else None
+    store = dist.HashStore() if alone else None  # pyright: ignore[reportPrivateImportUsage]
     try:
         if store is not None:
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=waits)

@@ -100,7 +100,7 @@ def forget() -> None:
     from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
 
     parameter_offload.FWD_MODULE_STACK.clear()
-    method = partitioned_param_coordinator.PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
-    for cell in method.__closure__:
+    coordinator = partitioned_param_coordinator.PartitionedParameterCoordinator
+    for cell in vars(coordinator)["_PartitionedParameterCoordinator__params_to_release"].__closure__:
         if hasattr(cell.cell_contents, "cache_clear"):
             cell.cell_contents.cache_clear()

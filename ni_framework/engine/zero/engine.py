@@ -163,7 +163,8 @@ class ZeroEngine(Engine):
         factor = self.train.average
         assert factor is not None
         weight = 1 - factor if self._count else 1.0
-        torch._foreach_lerp_(self._averages, self.parameters.views(), weight)
+        for average, value in zip(self._averages, self.parameters.views(), strict=True):
+            average.lerp_(value, weight)
         self._count += 1
 
     def _judging(self) -> Callable[[], Tensor]:
