@@ -13,6 +13,7 @@ from attrs import frozen
 
 from ni_framework.contracts import Batch
 from ni_framework.engine.batches import to
+from ni_framework.engine.engine import Engine
 from ni_framework.engine.evaluate import evaluating
 from ni_framework.engine.live_bytes import LiveBytes
 from ni_framework.engine.local import LocalEngine
@@ -68,7 +69,8 @@ class Subject:
             script.set_execution("dense" if compiles else execution)
         self.engine = LocalEngine(built, self.recipe)
         self.batches = {
-            mode: to(_random(self.engine, 1 if mode == "one image" else batch), self.engine.device) for mode in MODES
+            mode: to(random_batch(self.engine, 1 if mode == "one image" else batch), self.engine.device)
+            for mode in MODES
         }
         self.seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
 
@@ -229,7 +231,7 @@ def _with(recipe: Recipe, *overrides: str) -> Recipe:
     return recipe_in(dump(recipe), overrides, recipe.name)
 
 
-def _random(engine: LocalEngine, count: int) -> Batch:
+def random_batch(engine: Engine, count: int) -> Batch:
     """Inputs in [0, 1) and classes, equal for all models of equal shape."""
     key_B = keys(0, torch.arange(count))
     tasks: Mapping[str, int] = engine.model.tasks

@@ -69,6 +69,10 @@ class Engine(ABC):
         """Where this process computes."""
 
     @abstractmethod
+    def close(self) -> None:
+        """Gives back what would outlive the engine."""
+
+    @abstractmethod
     def inference(self) -> AbstractContextManager[Interpreter]:
         """The model to evaluate: with averaged weights if there are any, a_1 = w_1 and a_t = f a_{t-1} + (1 - f) w_t."""
 

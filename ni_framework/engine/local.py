@@ -35,6 +35,9 @@ class LocalEngine(Engine):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def close(self) -> None:
+        """Nothing outlives it."""
+
     @contextmanager
     def inference(self) -> Iterator[Interpreter]:
         yield self._average_model or self.model

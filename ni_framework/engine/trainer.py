@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+
+from ni_framework.contracts import Split
 from ni_framework.engine.checkpoint import begin_with
 from ni_framework.engine.engine import Engine
 from ni_framework.engine.join import join
@@ -45,13 +48,14 @@ def train(
     run = Path(team.lead(lambda: str(run or new_run(recipe.name))))
     with _held(run, team, recipe.engine.use) as log:
         team.lead(lambda: check_new(run))
-        splits, engine = _prepared(recipe, team, log)
-        notes = begin_with(engine, find_checkpoint(start)) if start is not None else []
-        training = Training(engine, recipe, splits, run, every, keep, listeners)
-        training.notes += notes
-        training.begin()
-        probe(engine, training.order, training.tell)
-        return training.finish()
+        splits = _data(recipe, team)
+        with closing(_engine(recipe, team, log)) as engine:
+            notes = begin_with(engine, find_checkpoint(start)) if start is not None else []
+            training = Training(engine, recipe, splits, run, every, keep, listeners)
+            training.notes += notes
+            training.begin()
+            probe(engine, training.order, training.tell)
+            return training.finish()
 
 
 @blamed()
@@ -81,12 +85,14 @@ def resume(
     with _held(place, team, engine.use) as log:
         resumption = find_resumption(path, overrides, team)
         team.lead(lambda: check_in_place(resumption, place) if in_place else check_new(place))
-        splits, engine = _prepared(resumption.recipe, team, log)
+        recipe = resumption.recipe
+        splits = _data(recipe, team)
         every, keep = every or resumption.manifest.every, keep or resumption.manifest.keep
-        training = Training(engine, resumption.recipe, splits, place, every, keep, listeners)
-        training.restore(resumption)
-        training.begin()
-        return training.finish()
+        with closing(_engine(recipe, team, log)) as engine:
+            training = Training(engine, recipe, splits, place, every, keep, listeners)
+            training.restore(resumption)
+            training.begin()
+            return training.finish()
 
 
 @contextmanager
@@ -99,17 +105,19 @@ def _held(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
             yield log
 
 
-def _prepared(recipe: Recipe, team: Team, log: TextIO | None) -> tuple[Any, Engine]:
-    """The data and the engine, once all processes are known to have the same."""
+def _data(recipe: Recipe, team: Team) -> Mapping[str, Split]:
+    """The data, once all processes are known to have the same, and all else alike."""
     with team.agreed():
         splits = build_data(recipe).open()
-    if team.size > 1:
         table = {name: str(list(value.shape)) for name, value in build_model(recipe, "meta").named_parameters()}
+    if team.size > 1:
         team.compare(facts(recipe, splits, table))
+    return splits
+
+
+def _engine(recipe: Recipe, team: Team, log: TextIO | None) -> Engine:
     if recipe.engine.use == "zero":
         from ni_framework.engine.zero.engine import ZeroEngine
 
-        return splits, ZeroEngine(recipe, team, log=log)
-    import torch
-
-    return splits, LocalEngine(build_model(recipe, "cuda" if torch.cuda.is_available() else "cpu"), recipe)
+        return ZeroEngine(recipe, team, log=log)
+    return LocalEngine(build_model(recipe, "cuda" if torch.cuda.is_available() else "cpu"), recipe)

@@ -41,15 +41,20 @@ def import_deepspeed(log: TextIO) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
         False  # or messages in shared memory are compiled for a minute
     )
+    _log_to(log)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return deepspeed
+
+
+def _log_to(log: TextIO) -> None:
+    """Where DeepSpeed's log goes; not by `setStream`, which flushes the one before, and that may be closed."""
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.INFO)
     for handler in logger.handlers:
         handler.setLevel(logging.INFO)
         if isinstance(handler, logging.StreamHandler):
-            handler.setStream(log)
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    return deepspeed
+            handler.stream = log
 
 
 def device_of(team: Team) -> torch.device:
@@ -96,7 +101,7 @@ def differentiable(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, 
 
 
 def forget() -> None:
-    """Clears what outlives a destroyed engine: a stack of modules, and a cache on a method."""
+    """Clears what outlives a destroyed engine: a stack of modules, a cache on a method, and where the log goes."""
     from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
 
     parameter_offload.FWD_MODULE_STACK.clear()
@@ -104,3 +109,4 @@ def forget() -> None:
     for cell in vars(coordinator)["_PartitionedParameterCoordinator__params_to_release"].__closure__:
         if hasattr(cell.cell_contents, "cache_clear"):
             cell.cell_contents.cache_clear()
+    _log_to(sys.stderr)
