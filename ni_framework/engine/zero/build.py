@@ -48,12 +48,16 @@ def import_deepspeed(log: TextIO) -> Any:
 
 
 def _log_to(log: TextIO) -> None:
-    """Where DeepSpeed's log goes; not by `setStream`, which flushes the one before, and that may be closed."""
+    """Where DeepSpeed's log goes: all of it to a file, warnings to a terminal.
+
+    Not by `setStream`, which flushes the one before, and that may be closed.
+    """
+    level = logging.WARNING if log is sys.stderr else logging.INFO
     logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     for handler in logger.handlers:
-        handler.setLevel(logging.INFO)
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:
+            handler.setLevel(level)
             handler.stream = log
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,9 +67,11 @@ class ZeroEngine(Engine):
         for parameter in model.parameters():
             if not parameter.ndim:
                 parameter.ds_optim_param = True  # pyright: ignore[reportAttributeAccessIssue]  left out of a broadcast that fails
-        self.zero: Any = deepspeed.initialize(
-            model=model, optimizer=lambda _: optimizer(model, recipe.train.optimizer), config=settings
-        )[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch and pydantic advise DeepSpeed to do
+            self.zero: Any = deepspeed.initialize(
+                model=model, optimizer=lambda _: optimizer(model, recipe.train.optimizer), config=settings
+            )[0]
         for script in model.scripts:
             script.register_forward_pre_hook(differentiable, prepend=True)
         self.optimizer = self.zero.optimizer
