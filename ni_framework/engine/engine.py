@@ -172,7 +172,7 @@ class Engine(ABC):
             for name, value in (told | {"total": of_part}).items():
                 sums[name] = sums.get(name, 0) + value.detach()
         sums = self.team.sums(sums)
-        total, norm = torch.stack([sums["total"], self._norm()]).tolist()
+        total, norm = torch.stack([sums["total"], self._norm().to(self.device)]).tolist()
         fault = None
         if (self.scale is not None and self.scale.overflows(norm)) or (fault := self.guard.fault(total, norm)):
             self._drop()
