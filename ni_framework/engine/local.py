@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ni_framework.contracts import Batch
 from ni_framework.engine.checkpoint import fill
 from ni_framework.engine.engine import COUNT, Engine, clipped
-from ni_framework.engine.optim import adamw, load_state_by_name, state_by_name
+from ni_framework.engine.optim import MakeOptimizer, adamw, load_state_by_name, state_by_name
 from ni_framework.engine.pieces import State
 from ni_framework.engine.stored import Stored
 from ni_framework.engine.team import ALONE
@@ -25,9 +25,9 @@ from ni_framework.recipe import Recipe
 class LocalEngine(Engine):
     """One process alone, with everything in its memory."""
 
-    def __init__(self, model: Interpreter, recipe: Recipe) -> None:
+    def __init__(self, model: Interpreter, recipe: Recipe, optimizer: MakeOptimizer = adamw) -> None:
         super().__init__(model, recipe, ALONE)
-        self.optimizer = adamw(model, recipe.train.optimizer)
+        self.optimizer = optimizer(model, recipe.train.optimizer)
         factor = recipe.train.average
         self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(factor)) if factor else None
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ni_framework.errors import CheckpointError
 from ni_framework.recipe.schema import Optimizer, Schedule
+
+MakeOptimizer = Callable[[nn.Module, Optimizer], torch.optim.Optimizer]
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import pytest
 
 from ni_framework.testing.processes import Processes
+from tests.distributed.agree import agree
+from tests.distributed.cases import CONSTANT, FROZEN, Case
+
+PRODUCT = [
+    Case(
+        (
+            f"model.iterations={iterations}",
+            f"model.scripts={scripts}",
+            f"train.recompute={recompute}",
+            f"model.execution={execution}",
+        ),
+        frozen=frozen,
+    )
+    for iterations, scripts, recompute, frozen, execution in product(
+        (1, 2, 4, 8), (1, 3), ("none", "iteration", "script"), ((), FROZEN), ("dense", "packed")
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[Processes]:
+    with Processes(1) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Processes]:
+    with Processes(3) as processes:
+        yield processes
 
 
 def test_all_processes_take_part(two: Processes, four: Processes) -> None:
@@ -12,8 +44,69 @@ def test_all_processes_take_part(two: Processes, four: Processes) -> None:
     assert four.call("tests.distributed.work:team_size") == [4] * 4
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_stages(two: Processes, stage: int) -> None:
-    for found in two.call("tests.distributed.work:compare_with_local", stage, ["model.scripts=2"]):
-        assert found["loss"] < 1e-5
-        assert found["weights"] < 1e-6
+@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.soak)])
+def test_in_two_processes(two: Processes, every: int) -> None:
+    agree(two, PRODUCT[::every])
+
+
+@pytest.mark.parametrize("every", [41, pytest.param(5, marks=pytest.mark.soak)])
+def test_in_four_processes(four: Processes, every: int) -> None:
+    agree(four, PRODUCT[7::every])
+
+
+@pytest.mark.parametrize("every", [61, pytest.param(5, marks=pytest.mark.soak)])
+def test_in_one_process(one: Processes, every: int) -> None:
+    agree(one, PRODUCT[29::every])
+
+
+def test_adamw(two: Processes) -> None:
+    agree(two, [Case(("model.scripts=2",), optimizer="adamw", steps=20)])
+
+
+@pytest.mark.soak
+def test_adamw_everywhere(two: Processes, four: Processes) -> None:
+    cases = [Case(case.overrides, case.stages, "adamw", case.frozen, steps=20) for case in PRODUCT[3::7]]
+    agree(two, cases)
+    agree(four, cases)
+
+
+def test_bf16(two: Processes) -> None:
+    (found,) = agree(two, [Case(("train.precision=bf16", "model.scripts=2"), optimizer="adamw", steps=20)])
+    (exact,) = agree(two, [Case(("model.scripts=2",), optimizer="adamw", steps=20, stages=(2,))])
+    assert all(of_stage["last loss"] != exact[0][0]["last loss"] for of_stage in found[0])
+
+
+def test_in_parts_with_gradients_of_any_norm(two: Processes) -> None:
+    """Neither clipping nor Adam hides a wrong scale of the gradient here."""
+    agree(two, [Case(("train.accumulate=4", "train.clip=null"))])
+
+
+def test_a_state_that_needs_no_gradient(two: Processes) -> None:
+    agree(two, [Case(("model.scripts=2", "train.recompute=iteration"), frozen=CONSTANT)])
+
+
+def test_evaluation_with_more_iterations_changes_nothing(two: Processes) -> None:
+    without, evaluated = agree(two, [Case(), Case(evaluate=5)])
+    assert without == evaluated
+
+
+def test_parameters_of_odd_sizes(three: Processes) -> None:
+    """Without elements, without a dimension, of one element, and of fewer than there are processes."""
+    agree(three, [Case(("model.type_inference=scattered", "model.functions=2"))])
+
+
+def test_dataclasses_and_a_module_held_twice(two: Processes) -> None:
+    agree(two, [Case(("model.body=noted", "model.scripts=2"))])
+
+
+def test_a_module_in_two_scripts(two: Processes) -> None:
+    case = Case(("model.scripts=2",), stages=(0, 1, 2), tied=True)
+    agree(two, [case])
+
+
+def test_a_module_in_two_scripts_is_refused_at_stage_3(one: Processes) -> None:
+    (said,) = one.call("tests.distributed.work:refusal")
+    assert said == (
+        "RunError: engine.stage: 3 divides the model by scripts, and scripts.1.type_inference.layers.0.weight belongs to "
+        "scripts.0 too; use stage 2, or give each a parameter of its own"
+    )

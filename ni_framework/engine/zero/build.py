@@ -25,6 +25,8 @@ def import_deepspeed(log: TextIO) -> Any:
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # Or it starts another program several times a step, to ask for the number of CPUs.
+        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
     stdout, sys.stdout = sys.stdout, log  # its log takes what it finds
     try:
         with warnings.catch_warnings():
@@ -76,6 +78,7 @@ def spread(deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: tor
     def divide(module: nn.Module) -> None:
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
+        without_empty(module)
         parameters = list(module.parameters(recurse=False))
         scalars = [parameter for parameter in parameters if not parameter.ndim]
         for parameter in scalars:
@@ -86,6 +89,27 @@ def spread(deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: tor
             parameter.ds_shape = torch.Size(())  # pyright: ignore[reportAttributeAccessIssue]
 
     return build_model(recipe, settle=divide)
+
+
+def without_empty(module: nn.Module) -> None:
+    """Has a module hold parameters without elements as buffers: DeepSpeed can neither send them nor their gradients."""
+    for name, parameter in list(module._parameters.items()):
+        if parameter is not None and not parameter.numel():
+            del module._parameters[name]
+            module.register_buffer(name, parameter.detach())
+
+
+def check_apart(model: Interpreter) -> None:
+    """Raises `RunError` for a parameter of a script that belongs elsewhere too: it would be taken away with the script."""
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        place = ".".join(name.split(".")[: 2 if name.startswith("scripts.") else 1])
+        other = owners.setdefault(id(parameter), place)
+        if other != place:
+            raise RunError(
+                f"engine.stage: 3 divides the model by scripts, and {name} belongs to {other} too; "
+                "use stage 2, or give each a parameter of its own"
+            )
 
 
 class _Own(nn.Module):

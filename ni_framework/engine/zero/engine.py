@@ -10,16 +10,25 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ni_framework.contracts import Batch
 from ni_framework.engine.checkpoint import check_fit
 from ni_framework.engine.engine import COUNT, Engine, clipped, parts_of, trainable
-from ni_framework.engine.optim import adamw
+from ni_framework.engine.optim import MakeOptimizer, adamw
 from ni_framework.engine.pieces import State
 from ni_framework.engine.stored import Stored
 from ni_framework.engine.team import Team
-from ni_framework.engine.zero.build import device_of, differentiable, forget, import_deepspeed, spread
+from ni_framework.engine.zero.build import (
+    check_apart,
+    device_of,
+    differentiable,
+    forget,
+    import_deepspeed,
+    spread,
+    without_empty,
+)
+from ni_framework.engine.zero.in_order import InOrder
 from ni_framework.engine.zero.parameters import Parameters
 from ni_framework.engine.zero.settings import check_device, settings_of
 from ni_framework.engine.zero.tie import tied
@@ -29,9 +38,7 @@ from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Forward, Interpreter
 from ni_framework.model.script import Script
 from ni_framework.recipe import Recipe
-from ni_framework.recipe.schema import Optimizer
 
-MakeOptimizer = Callable[[nn.Module, Optimizer], torch.optim.Optimizer]
 LEFT_OUT = float("inf")  # a norm with which DeepSpeed takes no step
 
 
@@ -62,7 +69,10 @@ class ZeroEngine(Engine):
             deepspeed.utils.set_z3_leaf_modules(model, [Script])
         else:
             model = build_model(recipe)
+            model.apply(without_empty)
         prepare(model)
+        if self.stage == 3:
+            check_apart(model)
         super().__init__(model, recipe, team)
         for parameter in model.parameters():
             if not parameter.ndim:
@@ -76,6 +86,7 @@ class ZeroEngine(Engine):
             script.register_forward_pre_hook(differentiable, prepend=True)
         self.optimizer = self.zero.optimizer
         self.parameters = Parameters(self.zero, self.stage, team)
+        self._in_order = InOrder(model, self.optimizer) if self.stage in (1, 2) else None
         self._norm_of_all = self._judging() if self.stage else None
         self._averages = self.parameters.copy() if recipe.train.average else None
         self._count = 0
@@ -136,8 +147,12 @@ class ZeroEngine(Engine):
                 self.optimizer.override_loss_scale(self.scale.factor)
             else:
                 loss = loss * self.scale.factor
+        if self._in_order is not None:
+            self._in_order.restart()
         # At stage 3 parameters are not here to be tied; a script, whose parameters come and go as one, needs it not.
         self.zero.backward(tied(loss, trainable(self.model)) if self.stage < 3 else loss, scale_wrt_gas=False)
+        if self._in_order is not None:
+            self._in_order.end()
         if not self.zero.is_gradient_accumulation_boundary():
             self.zero.step()  # which counts
 

@@ -24,6 +24,10 @@ class Parameters:
         self.model, self.optimizer, self.stage, self.team = engine.module, engine.optimizer, stage, team
         self.fragments = fragments_of(engine, stage, team.rank)
         self._inner = engine.optimizer.optimizer if stage else engine.optimizer
+        self._names: dict[str, list[str]] = {}  # all that a parameter is stored by, by the first
+        first: dict[int, str] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            self._names.setdefault(first.setdefault(id(parameter), name), []).append(name)
 
     def views(self) -> list[Tensor]:
         """The fragments' elements themselves."""
@@ -51,6 +55,7 @@ class Parameters:
                 state |= self._own(name, self._frozen(parameter))
             elif self.team.leads:
                 state[name] = parameter.detach()
+        state |= {other: state[name] for name, all in self._names.items() for other in all[1:] if name in state}
         if self.team.leads:
             state |= self._buffers()
         return state
@@ -59,7 +64,7 @@ class Parameters:
         """Tensors without values, of the shapes and types of all that is stored."""
         shapes = {
             name: torch.empty(getattr(parameter, "ds_shape", parameter.shape), dtype=parameter.dtype, device="meta")
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
         }
         return shapes | self._buffers()
 
@@ -141,7 +146,7 @@ class Parameters:
         return Piece(parameter.ds_tensor.detach().view(-1)[:real], start, tuple(parameter.ds_shape))
 
     def _buffers(self) -> dict[str, Tensor]:
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
         return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
 
     def _refresh(self) -> None:

@@ -1,0 +1,46 @@
+"""What holds of every case: DeepSpeed trains as the local engine and as plain torch do, and has really divided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from ni_framework.testing.processes import Processes
+from tests.distributed.cases import Case
+
+WEIGHTS = 1e-6  # of SGD, after 10 steps
+LOSSES = 1e-5  # of AdamW, over 20
+BF16 = 2.0**-8
+
+
+def agree(processes: Processes, cases: Sequence[Case]) -> list[list[dict[str, Any]]]:
+    """Trains all cases; what was found of each case's stages, by rank."""
+    answers = []
+    for case in cases:
+        found = processes.call("tests.distributed.work:compare", [attrs.asdict(case)])
+        assert len(found) == processes.number
+        for of_rank in found:
+            assert [of_stage["stage"] for of_stage in of_rank] == list(case.stages)
+            for of_stage in of_rank:
+                check(case, of_stage, processes.number)
+        answers.append(found)
+    return answers
+
+
+def check(case: Case, found: dict[str, Any], size: int) -> None:
+    """Asserts that a stage trained as it should."""
+    where = case, found
+    assert found["ranks"] == size, where
+    assert found["faults"] == [], where
+    assert found["moved"] > 1e-2, where
+    for reference in ("local", "plain"):
+        if any("bf16" in override for override in case.overrides):
+            assert found[f"{reference} losses"] < BF16 * found["last loss"], where
+            continue
+        assert found[f"{reference} losses"] < LOSSES, where
+        if case.optimizer == "sgd":
+            assert found[f"{reference} weights"] < WEIGHTS, where
+    if found["stage"] and size > 1:
+        assert found["messages"] > 2, where  # several of gradients, and those of weights
