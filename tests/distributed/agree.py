@@ -15,8 +15,8 @@ LOSSES = 1e-5  # of AdamW, over 20
 BF16 = 2.0**-8
 
 
-def agree(processes: Processes, cases: Sequence[Case]) -> list[list[dict[str, Any]]]:
-    """Trains all cases; what was found of each case's stages, by rank."""
+def agree(processes: Processes, cases: Sequence[Case]) -> list[list[list[dict[str, Any]]]]:
+    """Trains all cases; what was found of each, by rank and stage."""
     answers = []
     for case in cases:
         found = processes.call("tests.distributed.work:compare", [attrs.asdict(case)])

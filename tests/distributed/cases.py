@@ -47,10 +47,10 @@ class Case:
         rate = "train.optimizer.lr=0.05" if self.optimizer == "sgd" else "train.optimizer.lr=3e-3"
         return small_recipe(folder, *COMMON, rate, *self.overrides, *overrides)
 
-    def zero(self, folder: Path, stage: int) -> Recipe:
+    def zero(self, folder: Path, stage: int, *overrides: str) -> Recipe:
         """The same for DeepSpeed: everything that a stage divides is divided, and sent in many small messages."""
         spread = [SPREAD] if stage == 3 else [SPREAD_2] if stage else []
-        return self.recipe(folder, "engine.use=zero", f"engine.stage={stage}", *spread)
+        return self.recipe(folder, "engine.use=zero", f"engine.stage={stage}", *spread, *overrides)
 
     @property
     def make_optimizer(self) -> MakeOptimizer:

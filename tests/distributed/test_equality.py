@@ -44,17 +44,18 @@ def test_all_processes_take_part(two: Processes, four: Processes) -> None:
     assert four.call("tests.distributed.work:team_size") == [4] * 4
 
 
+# Every value of every setting is among the few; what is long is among all.
 @pytest.mark.parametrize("every", [19, pytest.param(1, marks=pytest.mark.soak)])
 def test_in_two_processes(two: Processes, every: int) -> None:
-    agree(two, PRODUCT[::every])
+    agree(two, PRODUCT[:-1:every])
 
 
-@pytest.mark.parametrize("every", [83, pytest.param(5, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [39, pytest.param(5, marks=pytest.mark.soak)])
 def test_in_four_processes(four: Processes, every: int) -> None:
-    agree(four, PRODUCT[7::every])
+    agree(four, PRODUCT[18:90:every])
 
 
-@pytest.mark.parametrize("every", [61, pytest.param(5, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [41, pytest.param(5, marks=pytest.mark.soak)])
 def test_in_one_process(one: Processes, every: int) -> None:
     agree(one, PRODUCT[29::every])
 
@@ -71,8 +72,8 @@ def test_adamw_everywhere(two: Processes, four: Processes) -> None:
 
 
 def test_bf16(two: Processes) -> None:
-    (found,) = agree(two, [Case(("train.precision=bf16", "model.scripts=2"), optimizer="adamw", steps=20)])
-    (exact,) = agree(two, [Case(("model.scripts=2",), optimizer="adamw", steps=20, stages=(2,))])
+    (found,) = agree(two, [Case(("train.precision=bf16", "model.scripts=2"), optimizer="adamw")])
+    (exact,) = agree(two, [Case(("model.scripts=2",), optimizer="adamw", stages=(2,))])
     assert all(of_stage["last loss"] != exact[0][0]["last loss"] for of_stage in found[0])
 
 

@@ -29,7 +29,7 @@ from tests.distributed.plain import Plain
 
 def team_size() -> int:
     """How many processes there are, as each of them sees it."""
-    return int(_team().sum(torch.ones(())))
+    return int(team_here().sum(torch.ones(())))
 
 
 def compare(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -37,13 +37,14 @@ def compare(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [found for document in documents for found in _compare(Case(**document))]
 
 
-def _team() -> Team:
+def team_here() -> Team:
+    """The team that this process is in."""
     with tempfile.TemporaryDirectory() as folder:
         return join(Case().zero(Path(folder), 0).engine)
 
 
 def _compare(case: Case) -> list[dict[str, Any]]:
-    team = _team()
+    team = team_here()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain_recipe = case.recipe(folder)
@@ -189,7 +190,7 @@ def _undivided(name: str, parameter: Any, share: int) -> list[str]:
 
 def refusal() -> str:
     """What is said where two scripts hold the same module at stage 3."""
-    team, case = _team(), Case(("model.scripts=2",), tied=True)
+    team, case = team_here(), Case(("model.scripts=2",), tied=True)
     with tempfile.TemporaryDirectory() as folder:
         recipe = case.zero(Path(folder), 3)
         try:
