@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tempfile
 from collections import Counter
@@ -18,6 +19,7 @@ from ni_framework.contracts import Batch
 from ni_framework.engine.team import Team
 from ni_framework.engine.zero.engine import ZeroEngine
 from ni_framework.engine.zero.watch import SENT
+from ni_framework.model.interpreter import Interpreter
 from tests.distributed.cases import Case
 from tests.distributed.work import shares, team_here, zero_messages
 
@@ -138,12 +140,14 @@ def ledgers(seeds: Sequence[int]) -> list[list[Any]]:
     return answers
 
 
-def memory(cycles: int) -> list[int]:
-    """The resident bytes of this process after each engine at stage 3 that has trained and is closed."""
+def memory(cycles: int) -> list[list[int]]:
+    """After each engine at stage 3 that has trained and is closed: this process's resident bytes, and models that are left."""
     sizes = []
     for _ in range(cycles):
         with engine_of(Case(("model.scripts=2",), steps=1), 3) as (engine, batches, _):
             engine.step(0, batches[0], False)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        sizes.append(pages * 4096)
+        gc.collect()
+        left = sum(isinstance(thing, Interpreter) for thing in gc.get_objects())
+        sizes.append([pages * 4096, left])
     return sizes
