@@ -43,4 +43,7 @@ def check(case: Case, found: dict[str, Any], size: int) -> None:
         if case.optimizer == "sgd":
             assert found[f"{reference} weights"] < WEIGHTS, where
     if found["stage"] and size > 1:
-        assert found["messages"] > 2, where  # several of gradients, and those of weights
+        sent = found["messages"]
+        assert sent["reduce_scatter_tensor" if found["stage"] == 3 else "all_reduce"] > 2, (
+            where
+        )  # of gradients, one of norms

@@ -65,7 +65,7 @@ def _compare(case: Case) -> list[dict[str, Any]]:
                 before = zero_messages().copy()
                 done = zero.step(len(losses), batch, False)
                 losses.append(float(done.values["loss"]))
-                messages.append(sum((zero_messages() - before).values()))
+                messages.append(dict(zero_messages() - before))
                 if case.evaluate:
                     _evaluate(zero, case.evaluate, batch)
             answers.append(
