@@ -18,8 +18,8 @@ from ni_framework.recipe.schema import Optimizer
 from ni_framework.registry.one_file import use_file
 from tests.engine.small import small_recipe
 
-SPREAD = "engine.deepspeed.zero_optimization={stage3_param_persistence_threshold: 0, reduce_bucket_size: 300}"
-SPREAD_2 = "engine.deepspeed.zero_optimization={reduce_bucket_size: 300}"
+SPREAD = "engine.deepspeed.zero_optimization={stage3_param_persistence_threshold: 0, reduce_bucket_size: 500}"
+SPREAD_2 = "engine.deepspeed.zero_optimization={reduce_bucket_size: 500}"
 COMMON = ("train.batch=12", "train.steps=100", "train.schedule={use: constant, warmup: 0}")
 BATCH = 12
 FROZEN = ("scripts.0.embedding", "scripts.0.router", "head.maps.0.1")

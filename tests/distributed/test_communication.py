@@ -55,7 +55,7 @@ def test_all_processes_send_the_same(two: Processes, seeds: int) -> None:
 
 
 def test_a_closed_engine_leaves_nothing(two: Processes) -> None:
-    for found in two.call(f"{WATCHING}:memory", 25):
+    for found in two.call(f"{WATCHING}:memory", 20):
         sizes, left = zip(*found, strict=True)
         assert left[-1] == left[4], left
         assert max(sizes[-3:]) < 1.05 * sizes[4], sizes

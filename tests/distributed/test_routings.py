@@ -15,7 +15,7 @@ STAGES = (1, 2, 3)
 
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_dense_and_packed(two: Processes, routing: str) -> None:
-    both = [Case((f"model.execution={layout}",), STAGES, routing=routing, steps=6) for layout in ("dense", "packed")]
+    both = [Case((f"model.execution={layout}",), STAGES, routing=routing, steps=4) for layout in ("dense", "packed")]
     agree(two, both)
 
 

@@ -144,7 +144,7 @@ def memory(cycles: int) -> list[list[int]]:
     """After each engine at stage 3 that has trained and is closed: this process's resident bytes, and models that are left."""
     sizes = []
     for _ in range(cycles):
-        with engine_of(Case(("model.scripts=2",), steps=1), 3) as (engine, batches, _):
+        with engine_of(Case(steps=1), 3) as (engine, batches, _):
             engine.step(0, batches[0], False)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         gc.collect()
