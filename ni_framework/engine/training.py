@@ -85,6 +85,8 @@ class Training:
             self.means.load_state(training.under("means").all(), self.engine.device)
             self.collapse.load_state(training.under("collapse").all())
         except (KeyError, ValueError, RuntimeError) as error:
+            if lost(error):
+                raise
             raise CheckpointError(f"{self.checkpoint}: holds no training state of this run ({error})") from error
         self.step, self.seconds, self.evaluated = manifest.step, manifest.seconds, manifest.evaluated
         self.saved = (self.step, self.evaluated)
@@ -229,11 +231,11 @@ class Training:
         due = last or (every and self.step and self.step % every == 0)
         if not due or self.evaluated or self.asked:
             return
-        try:
-            with self.engine.inference() as model:
+        with self.engine.inference() as model:
+            try:
                 metrics = evaluate(model, self.test, self.engine.autocast(), self._is_asked, self.team)
-        except Stopped:
-            return
+            except Stopped:
+                return
         self.evaluated = True
         if last:
             self.metrics |= metrics

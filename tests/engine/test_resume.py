@@ -208,3 +208,17 @@ def test_nothing_to_go_on_from(whole: Path, tmp_path: Path) -> None:
             resume(path, overrides)
         assert said in str(caught.value)
     assert not (tmp_path / "none").exists()
+
+
+def test_processes_that_are_lost_are_no_fault_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That another process is gone is told as such, and not as a checkpoint that holds nothing."""
+    train(small_recipe(tmp_path), tmp_path / "run")
+
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4711")
+
+    monkeypatch.setattr("ni_framework.engine.local.LocalEngine.load_optimizer_state", fails)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        resume(tmp_path / "run", ["train.steps=7"])

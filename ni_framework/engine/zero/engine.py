@@ -109,8 +109,11 @@ class ZeroEngine(Engine):
         self.parameters.set(self._averages)
         try:
             yield self.model
-        finally:
-            self.parameters.set(own)
+        except BaseException:
+            if self.team.size == 1:  # others would wait for what they do not know of; their run ends with this one's
+                self.parameters.set(own)
+            raise
+        self.parameters.set(own)
 
     def weights(self) -> State:
         return self.parameters.state()
