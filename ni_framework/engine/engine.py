@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -174,7 +175,9 @@ class Engine(ABC):
         sums = self.team.sums(sums)
         total, norm = torch.stack([sums["total"], self._norm().to(self.device)]).tolist()
         fault = None
-        if (self.scale is not None and self.scale.overflows(norm)) or (fault := self.guard.fault(total, norm)):
+        # The loss is not scaled: one that is not finite is a fault, which no smaller factor would mend.
+        overflow = self.scale is not None and math.isfinite(total) and self.scale.overflows(norm)
+        if overflow or (fault := self.guard.fault(total, norm)):
             self._drop()
         else:
             self.updating = True

@@ -92,3 +92,15 @@ def test_fp16_without_a_gpu(tmp_path: Path) -> None:
         "                    ^\n"
         "  help: use bf16 or fp32"
     )
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_a_loss_that_is_not_finite_is_a_fault_at_once(tmp_path: Path) -> None:
+    """It is not scaled, so that no other factor would mend it; left to the factor, 16 steps would pass without a word."""
+    engine, order = engine_of(tmp_path, "local", "fp16")
+    batch = order[0]
+    batch.inputs[3] = torch.nan
+    assert engine.step(0, batch, False).fault == "the loss is nan"
+    assert engine.scale is not None
+    assert engine.scale.factor == START
+    assert engine.diagnose(batch).places == [3]
