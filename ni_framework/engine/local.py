@@ -58,8 +58,8 @@ class LocalEngine(Engine):
 
     def load_weights(self, weights: Stored, averages: Stored | None, folder: Path) -> None:
         fill(self.model, weights, folder)
-        if self._average_model is not None and averages is not None:
-            fill(self._average_model, averages, folder)
+        if self._average_model is not None:
+            fill(self._average_model, weights if averages is None else averages, folder)
 
     def load_optimizer_state(self, stored: Stored) -> None:
         load_state_by_name(self.model, self.optimizer, stored.under("optimizer").all())

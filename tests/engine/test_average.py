@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ni_framework import load_model
+from ni_framework import build_model, load_model
+from ni_framework.engine.checkpoint import begin_with
 from ni_framework.engine.evaluate import evaluate
+from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.run_folder import checkpoints_of
 from ni_framework.engine.trainer import train
 from ni_framework.model.compose import build_data
@@ -51,3 +53,13 @@ def test_it_is_what_is_used(run: Path, tmp_path: Path) -> None:
     begun = train(still, tmp_path / "begun", start=str(run))
     assert begun["metrics"]["test/loss"] == pytest.approx(tests["test/loss"], abs=1e-6)
     assert plain["metrics"]["test/loss"] != pytest.approx(tests["test/loss"], abs=1e-6)
+
+
+def test_a_run_that_never_takes_a_step_keeps_what_it_began_with(run: Path, tmp_path: Path) -> None:
+    """With averages and weights of another run, what is evaluated is these until a step is taken."""
+    recipe = small_recipe(tmp_path, "train.average=0.7")
+    engine = LocalEngine(build_model(recipe), recipe)
+    begin_with(engine, checkpoints_of(run)[-1])
+    average = load_file(checkpoints_of(run)[-1] / "average.safetensors")
+    with engine.inference() as model:
+        assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
