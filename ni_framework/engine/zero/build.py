@@ -67,7 +67,13 @@ def device_of(team: Team) -> torch.device:
     """The GPU of this process, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    place, number = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if place >= number:
+        raise RunError(
+            f"process {team.rank} is number {place} on this machine, counted from 0, and there are {number} GPUs; "
+            "start as many processes here as there are GPUs"
+        )
+    device = torch.device("cuda", place)
     torch.cuda.set_device(device)
     return device
 
