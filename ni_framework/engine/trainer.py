@@ -50,7 +50,9 @@ def train(
         team.lead(lambda: check_new(run))
         splits = _data(recipe, team)
         with closing(_engine(recipe, team, log)) as engine:
-            notes = begin_with(engine, find_checkpoint(start)) if start is not None else []
+            # One looks for all: a run that goes on, or `runs/latest`, is soon another checkpoint.
+            found = None if start is None else team.lead(lambda: str(find_checkpoint(start)))
+            notes = [] if found is None else begin_with(engine, Path(found))
             training = Training(engine, recipe, splits, run, every, keep, listeners)
             training.notes += notes
             training.begin()

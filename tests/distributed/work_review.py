@@ -6,8 +6,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
+from ni_framework.engine import checkpoint, trainer
 from ni_framework.engine.join import join
 from ni_framework.engine.order import Order
+from ni_framework.engine.trainer import train
 from ni_framework.engine.zero.engine import ZeroEngine
 from ni_framework.model.compose import build_data
 from tests.engine.small import small_recipe
@@ -30,3 +34,23 @@ def evaluation_fails() -> tuple[str, float]:
     except OSError as error:
         said = str(error)
     return said, time.monotonic() - begin
+
+
+def begins(folder: str) -> str:
+    """The number of the step whose weights a run begins with, where each process would find that of another one."""
+    with tempfile.TemporaryDirectory() as own:
+        recipe = small_recipe(Path(own), "engine.use=zero", "engine.stage=2", "train.steps=2")
+    team = join(recipe.engine)
+    train(recipe, Path(folder, "first"), every=1)
+    begun: list[Path] = []
+
+    def note(engine: ZeroEngine, place: Path) -> list[str]:
+        begun.append(place)
+        return checkpoint.begin_with(engine, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        places = Path(folder, "first", "checkpoints")
+        patch.setattr(trainer, "find_checkpoint", lambda _: places / f"step-{2 - team.rank}")
+        patch.setattr(trainer, "begin_with", note)
+        train(recipe, Path(folder, "second"), start="first")
+    return begun[0].name.removeprefix("step-")
