@@ -8,6 +8,9 @@ import sys
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
     del sys.path[0]  # as for `ni`, what lies in the current folder is nothing to import
 
+if sys.argv[1:2] and sys.argv[1].startswith("--local_rank="):
+    del sys.argv[1]  # as the deepspeed launcher begins the arguments; LOCAL_RANK says the same
+
 from ni_framework.engine.processes import supervised
 
 if __name__ == "__main__":

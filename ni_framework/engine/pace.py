@@ -8,44 +8,55 @@ from collections.abc import Sequence
 
 from ni_framework.engine.team import Team
 
-EVERY = 10  # steps between two comparisons
+EVERY = 5  # steps between two comparisons
+ROW = 3  # comparisons that have to agree: a process that is not given a core for a moment is no straggler
 SLOW = 2.0  # times as long as the typical process
+LEAST = 0.02  # seconds that a step takes longer; of steps of milliseconds the machine's other work can make as much
 
 
 class Pace:
-    """The time that a process works on its own, without the waiting for others that is not its fault.
+    """The time that a process works on its own steps, without the waiting for others that is not its fault.
 
     On a GPU the host waits for less than the device does, so that a slow host is found and a slow GPU may not be.
     """
 
     def __init__(self, team: Team) -> None:
         self.team = team
-        self._begin, self._waited = time.monotonic(), team.waiting.seconds
+        self._worked = 0.0
+        self._row: list[int | None] = []  # the last comparisons
         self._known: set[int] = set()  # that are told of already
+        self.begin()
+
+    def begin(self) -> None:
+        """A step begins; what lies between two, as a checkpoint that one process writes, is no slowness."""
+        self._begin, self._waited = time.monotonic(), self.team.waiting.seconds
 
     def told(self, step: int) -> str | None:
-        """Every tenth step, what is to be told of a process that has been slow since then, once."""
-        if self.team.size == 1 or step % EVERY:
+        """When a step ends, what is to be told of a process that has been slow for fifteen of them, once."""
+        if self.team.size == 1:
             return None
-        now, waited = time.monotonic(), self.team.waiting.seconds
-        seconds = max(now - self._begin - (waited - self._waited), 0) / EVERY
-        found = self.team.gather([seconds, platform.node()])
-        self._begin, self._waited = time.monotonic(), self.team.waiting.seconds
-        rank = straggler([pace for pace, _ in found])
-        if rank is None or rank in self._known:
+        self._worked += max(time.monotonic() - self._begin - (self.team.waiting.seconds - self._waited), 0)
+        if step % EVERY:
+            return None
+        found = self.team.gather([self._worked / EVERY, platform.node()])
+        self._worked = 0.0
+        seconds = [pace for pace, _ in found]
+        rank = straggler(seconds)
+        self._row = [*self._row, rank][-ROW:]
+        if rank is None or rank in self._known or self._row != [rank] * ROW:
             return None
         self._known.add(rank)
-        typical = _typical([pace for pace, _ in found])
         return (
-            f"process {rank} ({found[rank][1]}) holds up the others: it works {found[rank][0]:.3g} s for a step, they "
-            f"{typical:.3g} s; look at what else runs there, and at how it reads its data"
+            f"process {rank} ({found[rank][1]}) holds up the others: it works {seconds[rank]:.3g} s for a step, they "
+            f"{_typical(seconds):.3g} s; look at what else runs there, and at how it reads its data"
         )
 
 
 def straggler(seconds: Sequence[float]) -> int | None:
-    """The process that takes more than twice as long as the typical one; None if there is none."""
+    """The process that takes more than twice as long as the typical one, and noticeably; None if there is none."""
     rank = max(range(len(seconds)), key=seconds.__getitem__)
-    return rank if seconds[rank] > SLOW * _typical(seconds) else None
+    typical = _typical(seconds)
+    return rank if seconds[rank] > max(SLOW * typical, typical + LEAST) else None
 
 
 def _typical(seconds: Sequence[float]) -> float:

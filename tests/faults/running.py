@@ -48,9 +48,9 @@ class Ended(NamedTuple):
 class Runner:
     """Starts `ni` in a folder that holds small.yaml."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, text: str = TEXT) -> None:
         self.folder = folder
-        (folder / "small.yaml").write_text(TEXT)
+        (folder / "small.yaml").write_text(text)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.zygote", str(folder / "small.yaml")],
@@ -67,7 +67,7 @@ class Runner:
     ) -> Ended:
         """Runs a command to its end; `meanwhile` is called with its process id and the file of its stderr."""
         out, err = self.folder / "stdout", self.folder / "stderr"
-        for path in (out, err):
+        for path in (out, err, *self.folder.glob("rank-*")):
             path.unlink(missing_ok=True)
         document = {"arguments": [str(argument) for argument in arguments], "cwd": str(self.folder)}
         document |= {"stdout": str(out), "stderr": str(err)} | request
@@ -83,6 +83,14 @@ class Runner:
     def _answer(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+    def rank(self, number: int) -> int:
+        """The process id of one of several, as soon as it has started."""
+        end = time.monotonic() + 30
+        while not (place := self.folder / f"rank-{number}.pid").exists():
+            assert time.monotonic() < end, f"process {number} was never started"
+            time.sleep(0.002)
+        return int(place.read_text())
 
     def close(self) -> None:
         """Ends the process that forks."""

@@ -1,0 +1,156 @@
+"""A run of several processes of which one is killed, interrupted or frozen: all end, and no more than a step is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ni_framework.engine.run_folder import checkpoints_of, newest_good, pointed_to
+from tests.distributed.launched import Several, Timed
+from tests.engine.test_resume import left_behind
+from tests.faults.running import repeated
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Several]:
+    """Starts runs of several processes in a folder of its own."""
+    runner = Several(tmp_path_factory.mktemp("runs"))
+    yield runner
+    runner.close()
+
+
+def equals_whole(several: Several, run: Path, steps: int) -> bool:
+    """Whether a run, gone on with to its end, is to the last bit the one to which nothing happened."""
+    ended = several(*several.command(run, steps))
+    assert ended.status == 0 or "has done all of its" in ended.err, ended.err
+    whole = several.folder / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    assert several(*several.command(whole, steps)).status == 0
+    return left_behind(run) == left_behind(whole)
+
+
+@repeated(50)
+def test_a_process_is_killed(several: Several, times: int) -> None:
+    """At random instants of start-up, steps and saving: the newest checkpoint is whole and at most one step behind."""
+    steps, generator = 40 * times, random.Random(times)
+    run = several.folder / "killed"
+    shutil.rmtree(run, ignore_errors=True)
+    kills, slowest = 0, 0.0
+    while kills < times:
+        rank = generator.randrange(2)
+        after = generator.choice([None, "saved", "saved", "saved"])  # one in four while it starts
+        pause = generator.uniform(0, 1.5 if after is None else 0.3)
+        kill = Timed(several, lambda _, rank=rank: os.kill(several.rank(rank), signal.SIGKILL), pause, after)
+        ended = several(*several.command(run, steps), meanwhile=kill)
+        if ended.status == 0:
+            break
+        slowest = max(slowest, kill.seconds)
+        kills += 1
+        assert ended.status == 1, ended
+        assert f"process {rank} was ended by SIGKILL (out of memory, perhaps)" in ended.err
+        assert "Traceback" not in ended.err
+        if checkpoints_of(run):
+            _, manifest, faults = newest_good(run)
+            assert (faults, manifest.step >= ended.saved, manifest.step >= ended.done - 1) == ([], True, True)
+            assert len(checkpoints_of(run)) <= 4
+    print(f"{kills} kills of {times}; all had ended {slowest:.1f} s later at the latest")
+    assert kills >= 0.8 * times
+    assert slowest < 5 + 3  # of a busy machine
+    assert equals_whole(several, run, steps)
+
+
+CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+
+
+@repeated(50)
+def test_one_is_asked_to_stop(several: Several, times: int) -> None:
+    """A signal to one process, or to the one that started them: all stop after the same step, and nothing is lost."""
+    steps, generator = 40 * times, random.Random(times)
+    run = several.folder / "asked"
+    shutil.rmtree(run, ignore_errors=True)
+    signals, saved, slowest = 0, 0, 0.0
+    while signals < times:
+        number, whom = generator.choice(list(CODES)), generator.choice([0, 1, None])
+        after = generator.choice([None, "loss", "loss", "loss"])  # one in four while it starts
+        pause = generator.uniform(0, 1.5 if after is None else 0.3)
+
+        def ask(child: int, number: signal.Signals = number, whom: int | None = whom) -> None:
+            os.kill(child if whom is None else several.rank(whom), number)
+
+        asking = Timed(several, ask, pause, after)
+        ended = several(*several.command(run, steps), meanwhile=asking)
+        if ended.status == 0:
+            break
+        slowest = max(slowest, asking.seconds)
+        signals += 1
+        assert ended.status == CODES[number], (number, whom, after, pause, ended)
+        assert "Traceback" not in ended.err
+        saved += "interrupted after step" in ended.err
+        if checkpoints_of(run):
+            checkpoint, manifest, faults = newest_good(run)
+            assert (faults, pointed_to(run)) == ([], checkpoint)
+            assert manifest.step >= ended.done
+    print(f"{signals} signals of {times}, {saved} answered with a checkpoint; all had ended after {slowest:.1f} s at most")
+    assert signals >= 0.8 * times
+    assert saved >= 0.3 * times
+    assert equals_whole(several, run, steps)
+
+
+@pytest.mark.parametrize("whom", [0, 1, None])
+def test_a_second_signal_ends_at_once(several: Several, whom: int | None) -> None:
+    """To one process or to all; two within half a second are taken for one that came by two ways."""
+    run = several.folder / f"twice-{whom}"
+
+    def ask(child: int) -> None:
+        target = child if whom is None else several.rank(whom)
+        os.kill(target, signal.SIGTERM)
+        time.sleep(0.7)
+        os.kill(target, signal.SIGTERM)
+
+    # A step that never ends, after one that has been saved.
+    slow = ["--plugin", "faulty.py", "data=faulty_data"]
+    environment = {"FAULTY": "1,data,8,sleep"}
+    twice = Timed(several, ask, 1.0, "step 5/100  saved")
+    ended = several(*several.command(run, 100, *slow), meanwhile=twice, environment=environment)
+    assert ended.status == 75, ended
+    assert "stopped at once; nothing is lost that was saved before" in ended.err
+    assert twice.seconds < 8
+    assert newest_good(run)[1].step >= 5
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_frozen(several: Several, rank: int) -> None:
+    """One that is halted is noticed when time is up, and named; what each of them was at stands in its log."""
+    run = several.folder / f"frozen-{rank}"
+    halted = Timed(several, lambda _: os.kill(several.rank(rank), signal.SIGSTOP), 0.0, "step 3/1000  loss")
+    ended = several(*several.command(run, 1000, "engine.timeout=3"), meanwhile=halted)
+    assert ended.status == 1
+    assert halted.seconds < 3 + 2 + 5 + 1
+    assert f"process {rank} did not end by itself and was killed" in ended.err
+    assert f"process {1 - rank} lost the others: one of them has ended without a word, or answers no more" in ended.err
+    assert "most recent call first" in (run / "logs" / f"rank-{rank}.log").read_text()
+    assert "Traceback (most recent call last)" in (run / "logs" / f"rank-{1 - rank}.log").read_text()
+    assert re.search(r"^Traceback", ended.err, re.M) is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_data_that_never_come(several: Several, rank: int) -> None:
+    """A process that waits for ever for its data is noticed like one that is halted, and its log says where it was."""
+    run = several.folder / f"sleeping-{rank}"
+    begin = time.monotonic()
+    ended = several(
+        *several.command(run, 1000, "engine.timeout=3", "--plugin", "faulty.py", "data=faulty_data"),
+        environment={"FAULTY": f"{rank},data,3,sleep"},
+    )
+    assert ended.status == 1
+    assert time.monotonic() - begin < 20
+    assert f"process {rank} did not end by itself and was killed" in ended.err
+    assert "faulty.py" in (run / "logs" / f"rank-{rank}.log").read_text()
