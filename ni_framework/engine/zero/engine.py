@@ -59,7 +59,7 @@ class ZeroEngine(Engine):
     ) -> None:
         """`prepare` may freeze parameters before anything is made of them; `log` is where DeepSpeed's own goes (None: stderr)."""
         deepspeed = import_deepspeed(log or sys.stderr)
-        watch(deepspeed, team.waiting)
+        watch(deepspeed, team.waiting, recipe.engine.timeout)
         self.stage, self._device = recipe.engine.stage or 0, device_of(team)
         self._cache = self.stage < 3  # it would keep copies of all scripts' weights until the last one is done
         check_device(recipe, self._device)

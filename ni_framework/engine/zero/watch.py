@@ -1,9 +1,12 @@
-"""What DeepSpeed sends, counted, and how long it waits."""
+"""What DeepSpeed sends, counted, how long it waits, and that it does not wait for ever."""
 
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 from typing import Any
+
+import torch.distributed as dist
 
 from ni_framework.engine.team import Waiting
 
@@ -24,8 +27,13 @@ SENT = (
 class Watched:
     """Stands before DeepSpeed's backend for messages: times every operation, and counts them by name."""
 
-    def __init__(self, backend: Any, waiting: Waiting) -> None:
+    def __init__(self, backend: Any, waiting: Waiting, timeout: float) -> None:
         self.backend, self.waiting, self.counts = backend, waiting, Counter[str]()
+        self.timeout = timeout
+
+    def new_group(self, ranks: Any) -> Any:
+        """A group that gives up when ours does: torch lets those of DeepSpeed wait for half an hour otherwise."""
+        return dist.new_group(ranks, timeout=timedelta(seconds=self.timeout))
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.backend, name)
@@ -55,10 +63,10 @@ class _Handle:
             return self.handle.wait(*arguments, **named)
 
 
-def watch(deepspeed: Any, waiting: Waiting) -> Watched:
+def watch(deepspeed: Any, waiting: Waiting, timeout: float) -> Watched:
     """Puts a watch before DeepSpeed's backend, or gives the one that is there another team's waiting."""
     comm = deepspeed.comm.comm
     if not isinstance(comm.cdb, Watched):
-        comm.cdb = Watched(comm.cdb, waiting)
-    comm.cdb.waiting = waiting
+        comm.cdb = Watched(comm.cdb, waiting, timeout)
+    comm.cdb.waiting, comm.cdb.timeout = waiting, timeout
     return comm.cdb
