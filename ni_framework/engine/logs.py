@@ -25,6 +25,12 @@ LOGS = "logs"  # in a run folder
 _PATIENCE = 1.0  # seconds in which the process that failed first has written why
 
 
+def forget_notes(run: Path) -> None:
+    """Removes what the processes of an earlier attempt, perhaps more of them, have written of their failure."""
+    for note in (run / LOGS).glob("rank-*.json"):
+        note.unlink(missing_ok=True)
+
+
 @contextmanager
 def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
     """The log of this process in a run folder, `logs/rank-N.log`, while it trains with others or with DeepSpeed.
@@ -38,9 +44,7 @@ def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
     folder = run / LOGS
     folder.mkdir(exist_ok=True)
     notes = Path(os.environ.get("NI_NOTES") or folder)
-    if "NI_NOTES" not in os.environ:
-        (notes / f"rank-{team.rank}.json").unlink(missing_ok=True)  # of an earlier attempt
-    elif team.rank:
+    if "NI_NOTES" in os.environ and team.rank:
         (notes / f"rank-{team.rank}.where").write_text(str((folder / f"rank-{team.rank}.log").resolve()))
     with open(folder / f"rank-{team.rank}.log", "a", buffering=1, encoding="utf-8") as log:
         print(

@@ -25,7 +25,7 @@ MANIFEST = "checkpoint.json"
 WEIGHTS, AVERAGE, TRAINING = "model.safetensors", "average.safetensors", "training.safetensors"
 RECIPE, LOCK, GOLDEN = "recipe.yaml", "lock.json", "golden.safetensors"
 REQUIRED = {WEIGHTS, TRAINING, RECIPE, LOCK, GOLDEN}
-LARGEST = 16 * 2**20  # bytes of a manifest; the largest that is written has a few kilobytes
+LARGEST = 16 * 2**20  # bytes of a manifest; one with the shapes of ten thousand tensors has two million
 _NAME = re.compile(
     r"(?P<stem>[a-z][a-z0-9_]*)(-(?P<shard>0|[1-9][0-9]{0,5})-of-(?P<number>[1-9][0-9]{0,5}))?(?P<suffix>\.[a-z]+)"
 )

@@ -76,6 +76,8 @@ def find_resumption(path: Path, overrides: Sequence[str] = (), team: Team = ALON
             with team.agreed():
                 return check_files(folder, slice(team.rank, None, team.size))
         except Elsewhere as error:
+            if error.exit_code != CheckpointError.exit_code:
+                raise
             raise CheckpointError(str(error).partition(": ")[2]) from error
 
     if path.exists() and not (path / MANIFEST).is_file() and checkpoints_of(path):
@@ -100,7 +102,7 @@ def find_resumption(path: Path, overrides: Sequence[str] = (), team: Team = ALON
 def _check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0]
-        if key not in MAY_CHANGE and not key.startswith("engine."):
+        if key not in MAY_CHANGE and key.partition(".")[0] != "engine":
             raise UsageError(
                 f"{override}: a resumed run goes on as it began; only {', '.join(MAY_CHANGE)} and engine may change; "
                 "to train these weights otherwise, use ni train RECIPE --from"

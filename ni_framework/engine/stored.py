@@ -117,7 +117,7 @@ class Stored:
             pieces = self._lying.setdefault(name, [])
             pieces.sort(key=lambda lying: lying.start)
             starts, stops = [lying.start for lying in pieces], [lying.stop for lying in pieces]
-            if [*starts, math.prod(shape)] != [0, *stops]:
+            if not pieces or pieces[0].whole or [*starts, math.prod(shape)] != [0, *stops]:
                 raise CheckpointError(f"{self._where}: the pieces of {name} do not make it up; use another checkpoint")
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from attrs import evolve
 
 from ni_framework.contracts import Split
 from ni_framework.engine.checkpoint import begin_with
 from ni_framework.engine.engine import Engine
 from ni_framework.engine.join import join
 from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.logs import logged
+from ni_framework.engine.logs import forget_notes, logged
 from ni_framework.engine.probe import probe
 from ni_framework.engine.provenance import facts
 from ni_framework.engine.resume import check_in_place, find_resumption, followed, recipe_of, run_of
@@ -87,7 +88,9 @@ def resume(
     with _held(place, team, engine.use) as log:
         resumption = find_resumption(path, overrides, team)
         team.lead(lambda: check_in_place(resumption, place) if in_place else check_new(place))
-        recipe = resumption.recipe
+        recipe = evolve(
+            resumption.recipe, engine=engine
+        )  # by which the processes have joined, whatever an older one says
         splits = _data(recipe, team)
         every, keep = every or resumption.manifest.every, keep or resumption.manifest.keep
         with closing(_engine(recipe, team, log)) as engine:
@@ -102,6 +105,8 @@ def _held(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
     """A run folder that belongs to this team alone, and where each process's log goes."""
     with team.leading(lambda: locked(run)):
         with team.agreed():
+            if team.leads:
+                forget_notes(run)
             check_visible(run)
         with logged(run, team, engine) as log:
             yield log

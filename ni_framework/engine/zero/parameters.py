@@ -12,7 +12,7 @@ from ni_framework.engine.pieces import Piece, State, cut
 from ni_framework.engine.stored import Stored
 from ni_framework.engine.team import Team
 from ni_framework.engine.zero.fragments import fragments_of
-from ni_framework.errors import CheckpointError
+from ni_framework.errors import CheckpointError, RunError
 
 SCALARS = ("step",)  # what an optimizer remembers of a parameter as a whole
 
@@ -23,6 +23,10 @@ class Parameters:
     def __init__(self, engine: Any, stage: int, team: Team) -> None:
         self.model, self.optimizer, self.stage, self.team = engine.module, engine.optimizer, stage, team
         self.fragments = fragments_of(engine, stage, team.rank)
+        if any(fragment.flat.numel() < fragment.offset + fragment.length for fragment in self.fragments):
+            raise RunError(
+                "engine.offload: weights on a disk cannot be stored in checkpoints yet; use `offload: cpu`, or more processes"
+            )
         self._inner = engine.optimizer.optimizer if stage else engine.optimizer
         self._names: dict[str, list[str]] = {}  # all that a parameter is stored by, by the first
         first: dict[int, str] = {}
