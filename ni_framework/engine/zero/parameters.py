@@ -89,7 +89,9 @@ class Parameters:
                     parameter.copy_(stored.read(name))
             for name, buffer in self._buffers().items():
                 buffer.copy_(stored.read(name))
-            self.set(self.read(stored))
+            for f in self.fragments:
+                f.of(f.flat).copy_(stored.part(f.name, f.start, f.start + f.length))
+            self._refresh()
 
     def optimizer_state(self) -> State:
         """What this process is to store of what the optimizer remembers, by "<kind>/<parameter>".
