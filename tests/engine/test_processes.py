@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 # What each process of a test begins with; the rest of its program follows.
 CHILD = """
 import os, pathlib, signal, subprocess, sys, time
-from ni_framework.engine.interrupt import ECHO
 from ni_framework.engine.notes import first_note, write_note
 from ni_framework.engine.processes import die_with, dump_stacks_on_signal, supervised
 rank, notes = int(os.environ["RANK"]), pathlib.Path(os.environ["NI_NOTES"])
@@ -335,7 +334,6 @@ def test_asked_to_stop(crew: Crew, number: signal.Signals, code: int) -> None:
     for rank in range(3):
         crew.written(f"asked-{rank}")
     assert crew.process.poll() is None
-    time.sleep(ECHO + 0.1)
     crew.process.send_signal(number)
     done = crew.end()
     assert (done.exit_code, done.message) == (code, None)
