@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,10 +11,6 @@ from types import FrameType
 from ni_framework.errors import NIError
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75}
-AT_ONCE = "stopped at once; nothing is lost that was saved before"
-# Seconds in which a signal is taken for another copy of the one before: managers that signal all processes of a group, and a
-# process that hands on what it has got, do both.
-ECHO = 0.5
 _CALM = b"\nstopping: this step is finished and saved; once more stops at once\n"
 
 
@@ -36,36 +31,16 @@ class Request:
         return self.exit_code is not None
 
 
-class Echoes:
-    """Tells a second signal from another copy of the first."""
-
-    def __init__(self) -> None:
-        self.first: tuple[int, float] | None = None
-
-    def __call__(self, number: int) -> bool:
-        """Whether this signal, which comes now, is only a copy."""
-        now = time.monotonic()
-        if self.first is not None and self.first[0] == number and now - self.first[1] < ECHO:
-            return True
-        self.first = (number, now)
-        return False
-
-
 @contextmanager
 def stop_requests() -> Iterator[Request]:
     """Turns the first signal into a request; a second one does what it would have done before."""
-    request, echoes = Request(), Echoes()
+    request = Request()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if echoes(number):
-            return
-        if not request:
-            request.exit_code = EXIT_CODES[signal.Signals(number)]
-            os.write(2, _CALM)  # nothing else may be called in the middle of whatever was interrupted
-            return
+        request.exit_code = EXIT_CODES[signal.Signals(number)]
         for known, handler in before.items():
             signal.signal(known, handler)
-        signal.raise_signal(number)
+        os.write(2, _CALM)  # nothing else may be called in the middle of whatever was interrupted
 
     before: dict[signal.Signals, signal._HANDLER] = {}
     with handled(note, before):
@@ -84,20 +59,6 @@ def exits_at_once(say: Callable[[int], object]) -> Iterator[None]:
             os._exit(code)  # raising would pass through whatever is being imported, opened or written
 
     with handled(leave, {}):
-        yield
-
-
-@contextmanager
-def heralded(say: Callable[[int], object]) -> Iterator[None]:
-    """Has `say` told the exit code before a signal does what it would have done."""
-
-    def tell(number: int, frame: FrameType | None) -> None:
-        say(EXIT_CODES[signal.Signals(number)])
-        signal.signal(number, before[signal.Signals(number)])
-        signal.raise_signal(number)
-
-    before: dict[signal.Signals, signal._HANDLER] = {}
-    with handled(tell, before):
         yield
 
 

@@ -12,13 +12,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from ni_framework.engine.interrupt import AT_ONCE, Interrupted, heralded
+from ni_framework.engine.interrupt import Interrupted
 from ni_framework.engine.notes import first_note, write_note
-from ni_framework.engine.team import Elsewhere, Team, lost, told
+from ni_framework.engine.team import Elsewhere, Team, lost
 from ni_framework.errors import NIError, RunError
 
 LOGS = "logs"  # in a run folder
@@ -72,23 +71,23 @@ def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
 @contextmanager
 def _noted(folder: Path, team: Team, log: TextIO) -> Iterator[None]:
     """Writes down why this process fails; where it only lost the others, tells why they did."""
-    say = partial(write_note, folder, team.rank, AT_ONCE) if team.size > 1 else lambda _: None
     try:
-        with heralded(say):  # the others would not know why this one is gone
-            yield
+        yield
     except (Interrupted, Elsewhere):
         raise
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         traceback.print_exc(file=log)
         if team.size == 1:
             raise
         if lost(error):
             raise _first(folder, team, error) from error
-        write_note(folder, team.rank, *told(error))
+        known = isinstance(error, NIError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        write_note(folder, team.rank, message, error.exit_code if known else 1)
         raise
 
 
-def _first(folder: Path, team: Team, error: BaseException) -> NIError:
+def _first(folder: Path, team: Team, error: Exception) -> NIError:
     end = time.monotonic() + _PATIENCE
     while (note := first_note(folder)) is None and time.monotonic() < end:
         time.sleep(0.05)

@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
-from ni_framework.engine.interrupt import AT_ONCE, EXIT_CODES, Echoes, handled
+from ni_framework.engine.interrupt import EXIT_CODES, handled
 from ni_framework.engine.notes import read_notes, write_note
 from ni_framework.engine.verdict import Ended, Verdict, killed_by, log_of, said_by, verdict
 from ni_framework.errors import UsageError
@@ -54,7 +54,6 @@ class _Crew:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ended: dict[int, Ended] = {}  # by rank, in the order in which they ended
         self.received: list[signal.Signals] = []
-        self.echoes = Echoes()
         self.forced: set[int] = set()
         self.deadline = math.inf
         # Signal handlers and one waiting thread per process put here what happens, in its order.
@@ -106,23 +105,18 @@ class _Crew:
             self._end()
             return
         if isinstance(event, signal.Signals):
-            if not self.echoes(event):
-                self._forward(event)
+            self._forward(event)
             return
         rank, status = event
         _end_group(self.processes[rank])
-        # Before it listens to requests they end it: no failure, whoever has sent them.
-        asked = rank not in self.forced and -status in list(EXIT_CODES)
+        asked = -status in self.received
         code = EXIT_CODES[signal.Signals(-status)] if asked else 1 if status < 0 else status
         by = -status if status < 0 else None
         self.ended[rank] = ended = Ended(rank, code, by, asked, rank in self.forced)
         if ended.killed and rank not in {note.rank for note in read_notes(self.notes)}:
             write_note(self.notes, rank, killed_by(ended), code)  # it cannot; those that miss it look for why
         if code:
-            saved = ended.in_order and said_by(self.notes, rank).exists()
-            self._at_most(SAVING if saved or self.received else self.grace)
-            if ended.in_order and not saved:
-                self._stopped_at_once(rank, code)
+            self._at_most(SAVING if ended.in_order else self.grace)
 
     def _forward(self, received: signal.Signals) -> None:
         self.received.append(received)
@@ -130,13 +124,6 @@ class _Crew:
             self.processes[rank].send_signal(received)
         if len(self.received) > 1:  # from the second on, each of them stops at once
             self._at_most(self.grace)
-
-    def _stopped_at_once(self, rank: int, code: int) -> None:
-        """Has all do what a signal to one of them alone has made that do; they may not have found each other yet."""
-        if rank not in {note.rank for note in read_notes(self.notes)}:
-            write_note(self.notes, rank, AT_ONCE, code)
-        for other in [] if self.received else self._living():
-            self.processes[other].send_signal(signal.SIGINT if code == EXIT_CODES[signal.SIGINT] else signal.SIGTERM)
 
     def _at_most(self, seconds: float) -> None:
         self.deadline = min(self.deadline, time.monotonic() + seconds)

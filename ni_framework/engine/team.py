@@ -13,8 +13,7 @@ import torch.distributed as dist
 from attrs import field, frozen
 from torch import Tensor
 
-from ni_framework.errors import NIError, PluginError, RunError
-from ni_framework.model.blame import blame
+from ni_framework.errors import NIError, RunError
 
 T = TypeVar("T")
 
@@ -39,15 +38,6 @@ class Elsewhere(NIError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def told(error: BaseException) -> tuple[str, int]:
-    """What other processes are told of an error in this one, and its exit code; one of a plugin's code names that."""
-    if isinstance(error, NIError):
-        return str(error), error.exit_code
-    if problem := blame(error):
-        return str(problem), PluginError.exit_code
-    return f"{type(error).__name__}: {error}", 1
 
 
 def lost(error: BaseException) -> bool:
@@ -128,9 +118,11 @@ class Team:
         """Ends for all processes with an error if it fails in one; nothing is sent or waited for inside."""
         try:
             yield
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             if self.size > 1:
-                self.gather(told(error))
+                known = isinstance(error, NIError)
+                message = str(error) if known else f"{type(error).__name__}: {error}"
+                self.gather([message, error.exit_code if known else 1])
             raise
         for rank, fault in enumerate(self.gather(None)):
             if fault is not None:

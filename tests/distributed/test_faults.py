@@ -98,9 +98,7 @@ def test_one_is_asked_to_stop(several: Several, times: int) -> None:
             checkpoint, manifest, faults = newest_good(run)
             assert (faults, pointed_to(run)) == ([], checkpoint)
             assert manifest.step >= ended.done
-    print(
-        f"{signals} signals of {times}, {saved} answered with a checkpoint; all had ended after {slowest:.1f} s at most"
-    )
+    print(f"{signals} signals of {times}, {saved} answered with a checkpoint; all had ended after {slowest:.1f} s at most")
     assert signals >= 0.8 * times
     assert saved >= 0.3 * times
     assert equals_whole(several, run, steps)
