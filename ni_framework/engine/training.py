@@ -172,6 +172,7 @@ class Training:
     def _train(self, prepared: Iterable[Batch]) -> None:
         settings = self.recipe.train
         begin = time.monotonic()
+        self.pace.begin()
         for batch in prepared:
             self._step(batch)
             self.seconds += time.monotonic() - begin
@@ -182,6 +183,7 @@ class Training:
                 self._save()
             self._stop_if_asked()
             begin = time.monotonic()
+            self.pace.begin()
 
     def _step(self, batch: Batch) -> None:
         settings = self.recipe.train

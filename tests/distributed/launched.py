@@ -19,7 +19,7 @@ ZERO = TEXT + "engine: {use: zero}\n"
 OVERRIDES = ("train.log_every=1", "train.evaluate_every=7", "train.average=0.9", "model.router=stochastic_kernel")
 
 # Something goes wrong in one process, at one place, in the third step: NI_FAULT=<rank>,<place>.
-FAULTY = '''
+FAULTY = """
 import os, signal, sys, time
 import torch
 from ni_standard.digits import Digits
@@ -81,7 +81,7 @@ class FaultyHead(Classify):
         elif not self.training:
             at("evaluation")
         return {task: Backward.apply(logits) for task, logits in super().forward(x_BVD, present_BV, tasks).items()}
-'''
+"""
 
 
 def living(folder: Path) -> list[int]:
