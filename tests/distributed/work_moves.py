@@ -116,7 +116,9 @@ def counted_move(path: str, run: str, overrides: list[str]) -> dict[str, Any]:
             load(self, resumption)
         found["load"] = {"peak": live.peak, "gathered": _gathered(self.engine) - gathered, **counts}
         found["whole"] = {
-            name: p.ds_numel for name, p in self.engine.model.named_parameters() if hasattr(p, "ds_numel")
+            name: getattr(p, "ds_numel", 0)
+            for name, p in self.engine.model.named_parameters()
+            if hasattr(p, "ds_numel")
         }
         found["here"] = {name: _numbers_here(p) for name, p in self.engine.model.named_parameters()}
 
