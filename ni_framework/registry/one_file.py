@@ -22,6 +22,11 @@ def use_file(path: str) -> None:
     _files.append(Path(path))
 
 
+def files() -> tuple[Path, ...]:
+    """The files that were given."""
+    return tuple(_files)
+
+
 def plugin_options() -> str:
     """The options by which the files were given, as a shell takes them."""
     return "".join(f" --plugin {shlex.quote(str(path))}" for path in _files)

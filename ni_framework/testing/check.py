@@ -70,7 +70,7 @@ class Check:
             raise
         except BaseException as fault:  # a stranger's code may even exit
             said = str(fault).strip() or "without a word"
-            return Outcome(self, "failed", f"raises {type(fault).__name__}: {said}{_place(fault, case.cls)}")
+            return Outcome(self, "failed", f"raises {type(fault).__name__}: {said}{place(fault, case.cls)}")
         return Outcome(self, "passed")
 
     def test(self, case: Case) -> None:
@@ -84,7 +84,7 @@ class Check:
             raise Failure(outcome.text)
 
 
-def _place(fault: BaseException, cls: type) -> str:
+def place(fault: BaseException, cls: type) -> str:
     """The last line of the component's own file that a fault passed through, as " (swirl.py, line 12)"; "" if none."""
     own, found = str(getattr(sys.modules.get(cls.__module__), "__file__", "")), ""
     for frame, line in walk_tb(fault.__traceback__):

@@ -24,6 +24,10 @@ _TAIL = 4000  # characters of a log that are shown
 class Failed(AssertionError):
     """A function that has failed in some process: which, and the end of its log."""
 
+    def __init__(self, message: str, said: Sequence[str | None]) -> None:
+        super().__init__(message)
+        self.said = said  # what was raised, by rank; None where it returned, or the process ended or did not answer
+
 
 class Processes:
     """`number` processes, each with a rank of its own, as a launcher would have started them.
@@ -60,9 +64,10 @@ class Processes:
         answers = self._answers(function)
         failed = [rank for rank, answer in enumerate(answers) if answer is None or "error" in answer]
         if failed:
-            said = "\n".join(self._told(rank, answers[rank]) for rank in failed)
+            told = "\n".join(self._told(rank, answers[rank]) for rank in failed)
             self._end()
-            raise Failed(f"{function} failed in process {', '.join(map(str, failed))} of {self.number}:\n{said}")
+            message = f"{function} failed in process {', '.join(map(str, failed))} of {self.number}:\n{told}"
+            raise Failed(message, [answer.get("said") if answer else None for answer in answers])
         return [answer["result"] for answer in answers if answer is not None]
 
     def close(self) -> None:
@@ -140,8 +145,8 @@ def _work() -> None:
             module, _, name = request["function"].partition(":")
             result = getattr(import_module(module), name)(*request["arguments"], **request["named"])
             answer = json.dumps({"result": result})
-        except BaseException:
-            answer = json.dumps({"error": traceback.format_exc()})
+        except BaseException as error:
+            answer = json.dumps({"error": traceback.format_exc(), "said": str(error)})
         answers.write(f"{answer}\n")
 
 

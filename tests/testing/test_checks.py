@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from ni_framework.contracts import Body
+from ni_framework.registry.one_file import forget_files, use_file
+from ni_framework.registry.resolve import forget
+from ni_framework.testing import two
 from ni_framework.testing.case import Case
 from ni_framework.testing.check import CHECKS, Failure, checks_of
 from ni_framework.testing.conform import outcomes
 from ni_framework.testing.importing import import_faults, watch_imports
-from tests.testing import planted_more  # noqa: F401  adds to the list
+from ni_framework.testing.selection import case_of, selected
+from tests.testing import planted_more, planted_together  # noqa: F401  add to the list
 from tests.testing.planted import PLANTED
 from tests.testing.sound import SOUND
 
@@ -49,6 +53,74 @@ def test_one_exception_is_one_failure(name: str) -> None:
     assert excused == {"not tried, because the component cannot be built or called"}
     if name == "Misshapen":
         assert re.search(r" \(planted.py, line \d+\)$", failed.message)
+
+
+@pytest.mark.parametrize("name", ["Ranked", "Wrapped", "Tempered"])
+def test_what_only_two_processes_show(name: str) -> None:
+    """Nothing else is wrong with it, so that no other check finds it."""
+    (cls,) = [cls for _, cls, _ in PLANTED if cls.__name__ == name]
+    case = Case(cls)
+    found = [check.run(case) for check in checks_of(case.kind).values() if check.name != "together"]
+    assert [outcome.text for outcome in found if outcome.verdict == "failed"] == []
+
+
+def test_what_other_processes_cannot_find() -> None:
+    """Told, not passed."""
+
+    class Local(SOUND[1]):
+        """Defined in a function."""
+
+    outcome = checks_of("body")["together"].run(Case(Local))
+    assert outcome.verdict == "excused"
+    assert outcome.message == (
+        "other processes cannot find it as tests.testing.test_checks.test_what_other_processes_cannot_find.<locals>.Local: "
+        "define it at the top level of a module"
+    )
+
+
+def test_without_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told, with the line that installs it."""
+    monkeypatch.setattr(two, "find_spec", lambda name: None)
+    two.absent.cache_clear()
+    outcome = checks_of("body")["together"].run(Case(SOUND[1]))
+    two.absent.cache_clear()
+    assert (outcome.verdict, outcome.message) == (
+        "excused",
+        "deepspeed is not installed, with which two processes train: pip install deepspeed",
+    )
+
+
+def test_a_component_in_a_file(tmp_path: Path) -> None:
+    """Found by other processes as it is now, also after it has changed."""
+    path = tmp_path / "odd.py"
+    try:
+        for factor, verdict in (("1", "passed"), ("(1 + int(os.environ.get('RANK', '0')))", "failed")):
+            path.write_text(ONE_FILE.format(factor=factor))
+            forget_files()
+            use_file(str(path))
+            forget()
+            (entry,) = selected("odd")
+            assert checks_of("type_inference")["together"].run(case_of(entry)).verdict == verdict
+    finally:
+        forget_files()
+        forget()
+
+
+ONE_FILE = """
+import os
+from torch import nn
+from ni_framework.contracts import TypeInference
+
+class Odd(TypeInference):
+    "A linear map."
+
+    def __init__(self, config, sizes, build):
+        super().__init__()
+        self.linear = nn.Linear(sizes.width, sizes.type)
+
+    def forward(self, x_BVD, context):
+        return self.linear(x_BVD) + {factor} * self.linear.bias.roll(1)
+"""
 
 
 FAULTS = {

@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,12 @@ from ni_framework.errors import RunError
 from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.recipe import Recipe
+
+
+class BuildModel(Protocol):
+    """Makes the model of a recipe; `settle` is given each module as soon as it has its values."""
+
+    def __call__(self, recipe: Recipe, *, settle: Callable[[nn.Module], object] | None = None) -> Interpreter: ...
 
 
 def import_deepspeed(log: TextIO) -> Any:
@@ -78,7 +85,9 @@ def device_of(team: Team) -> torch.device:
     return device
 
 
-def spread(deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: torch.device) -> Interpreter:
+def spread(
+    deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: torch.device, build: BuildModel = build_model
+) -> Interpreter:
     """The model of a recipe, of which no process ever holds more than one module: each is divided once it has its values."""
 
     def divide(module: nn.Module) -> None:
@@ -94,7 +103,7 @@ def spread(deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: tor
         for parameter in scalars:
             parameter.ds_shape = torch.Size(())  # pyright: ignore[reportAttributeAccessIssue]
 
-    return build_model(recipe, settle=divide)
+    return build(recipe, settle=divide)
 
 
 def without_empty(module: nn.Module) -> None:

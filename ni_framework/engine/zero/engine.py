@@ -20,6 +20,7 @@ from ni_framework.engine.pieces import State
 from ni_framework.engine.stored import Stored
 from ni_framework.engine.team import Team
 from ni_framework.engine.zero.build import (
+    BuildModel,
     check_apart,
     device_of,
     differentiable,
@@ -56,8 +57,12 @@ class ZeroEngine(Engine):
         optimizer: MakeOptimizer = adamw,
         prepare: Callable[[Interpreter], object] = lambda model: None,
         log: TextIO | None = None,
+        build: BuildModel = build_model,
     ) -> None:
-        """`prepare` may freeze parameters before anything is made of them; `log` is where DeepSpeed's own goes (None: stderr)."""
+        """`prepare` may freeze parameters before anything is made of them; `log` is where DeepSpeed's own goes (None: stderr).
+
+        `build` makes the model of a recipe as `build_model` does.
+        """
         deepspeed = import_deepspeed(log or sys.stderr)
         watch(deepspeed, team.waiting, recipe.engine.timeout)
         self.stage, self._device = recipe.engine.stage or 0, device_of(team)
@@ -65,10 +70,10 @@ class ZeroEngine(Engine):
         check_device(recipe, self._device)
         settings = settings_of(recipe, team.size, parts_of(recipe, team.size), Path(log.name).parent if log else Path())
         if self.stage == 3:
-            model = spread(deepspeed, recipe, settings, self._device)
+            model = spread(deepspeed, recipe, settings, self._device, build)
             deepspeed.utils.set_z3_leaf_modules(model, [Script])
         else:
-            model = build_model(recipe)
+            model = build(recipe)
             model.apply(without_empty)
         prepare(model)
         if self.stage == 3:
