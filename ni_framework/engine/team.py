@@ -154,11 +154,11 @@ class Team:
         differences = [
             f"{key} is {_shown(first.get(key))} in process 0 and {_shown(other.get(key))} in process {rank}"
             for rank, other in enumerate(others, 1)
-            for key in sorted(first.keys() | other.keys())
+            for key in [*first, *(key for key in other if key not in first)]
             if first.get(key) != other.get(key)
         ]
         if differences:
-            more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             raise RunError(f"the processes do not agree: {differences[0]}{more}; make them the same on every machine")
 
 

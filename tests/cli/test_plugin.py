@@ -37,7 +37,7 @@ def test_failure_is_told_with_why_and_fix(ni: Ni) -> None:
     done = ni("plugin", "test", "ni-odd")
     assert done.code == 5
     first, *_ = done.out.splitlines()
-    assert first == "type_inference/odd of ni-odd 0.1: 17 passed, 1 failed, 1 excused"
+    assert first == "type_inference/odd of ni-odd 0.1: 18 passed, 1 failed, 1 excused"
     start, _, rest = FAILURE.partition("{}")
     assert start in done.out
     assert rest in done.out
@@ -62,7 +62,7 @@ def test_what_conforms(ni: Ni) -> None:
     done = ni("plugin", "test", "type_inference/mlp")
     assert done.code == 0
     assert done.out == (
-        "type_inference/mlp of ni-framework 0.1.0: 18 passed, 1 excused\n  told: excused, it tells nothing beside its result\n"
+        "type_inference/mlp of ni-framework 0.1.0: 19 passed, 1 excused\n  told: excused, it tells nothing beside its result\n"
     )
 
 
@@ -89,6 +89,6 @@ def test_what_cannot_be_loaded_is_told(install: Install, ni: Ni) -> None:  # noq
 def test_shown_with_the_component(ni: Ni) -> None:
     done = ni("show", "odd")
     assert done.code == 0
-    assert "\n\nconformance: 17 passed, 1 failed, 1 excused\n  batch: its type BVT differs" in done.out
+    assert "\n\nconformance: 18 passed, 1 failed, 1 excused\n  batch: its type BVT differs" in done.out
     (document,) = ni("show", "odd", "--json").json
-    assert document["conformance"] == "17 passed, 1 failed, 1 excused"
+    assert document["conformance"] == "18 passed, 1 failed, 1 excused"

@@ -1,0 +1,54 @@
+"""Runs in which the processes are not alike."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ni_framework.contracts import hookimpl
+from ni_framework.engine.order import Order
+from ni_framework.engine.trainer import train
+from ni_framework.errors import NIError
+from tests.engine.small import small_recipe
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def refused(run: str, overrides: list[str], environment: dict[str, str]) -> list[Any]:
+    """What a run says in which process 1 has other settings, and its exit code; and whether a step was made."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = small_recipe(Path(folder), "engine.use=zero", "train.steps=2", *(overrides if RANK else []))
+    with mock.patch.dict(os.environ, environment if RANK else {}):
+        try:
+            train(recipe, Path(run))
+        except NIError as error:
+            return [str(error), error.exit_code, (Path(run) / "metrics.jsonl").exists()]
+    return ["nothing", 0, True]
+
+
+class Warned:
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, str]] = []
+
+    @hookimpl
+    def run_warning(self, step: int, message: str) -> None:
+        self.messages.append((step, message))
+
+
+def paced(run: str, stage: int, slow: float) -> list[Any]:
+    """What a run warns of in which process 1 needs longer for its data."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = small_recipe(Path(folder), "engine.use=zero", f"engine.stage={stage}", "train.steps=40")
+    read, warned = Order.__getitem__, Warned()
+
+    def late(order: Order, step: int) -> Any:
+        time.sleep(slow if RANK else 0)
+        return read(order, step)
+
+    with mock.patch.object(Order, "__getitem__", late):
+        train(recipe, Path(run), listeners=[warned])
+    return [list(entry) for entry in warned.messages]
