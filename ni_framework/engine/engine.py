@@ -6,8 +6,8 @@ import math
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from ni_framework.contracts import Batch
 from ni_framework.engine.batches import parts, to, weight_of
 from ni_framework.engine.diagnose import Diagnosis, diagnose
 from ni_framework.engine.guard import Guard
+from ni_framework.engine.held import freeze
 from ni_framework.engine.loss_scale import LossScale
 from ni_framework.engine.optim import learning_rate
 from ni_framework.engine.pieces import State
@@ -25,6 +26,9 @@ from ni_framework.engine.stored import Stored
 from ni_framework.engine.team import Team
 from ni_framework.errors import RecipeError, RunError
 from ni_framework.model.interpreter import Forward, Interpreter
+from ni_framework.model.lineage import held_by
+from ni_framework.nn.init import seed_of
+from ni_framework.nn.random import keys, uniform
 from ni_framework.recipe import Recipe
 
 COUNT = "average/count"  # how often weights were taken into the averages
@@ -50,8 +54,11 @@ class Engine(ABC):
             script.recompute = recipe.train.recompute
             if recipe.engine.compile:
                 check_compiler(self.device)
-                script.body.compile()
+                for body in (script.body, *script.bodies):
+                    body.compile()
         check_precision(recipe, self.device)
+        self.seed, self.held = recipe.seed, held_by(recipe)
+        freeze(model, self.held)
         self.guard = Guard(recipe.train.skip)
         self.scale = LossScale() if recipe.train.precision == "fp16" else None
         self.updating = False  # between two steps, when weights and optimizer do not belong together
@@ -156,6 +163,10 @@ class Engine(ABC):
         """
         self.model.train()
         self.optimizer.zero_grad()
+        with self._iterations(step):
+            return self._step(step, batch, trace)
+
+    def _step(self, step: int, batch: Batch, trace: bool) -> Step:
         batch = to(batch, self.device)
         counts = self.team.sums({task: weight_of(batch, task).sum() for task in batch.targets})
         counts = {task: count.clamp_min(1) for task, count in counts.items()}
@@ -188,6 +199,19 @@ class Engine(ABC):
             self._average()
             self.updating = False
         return Step(under("value ", sums), forward, part, fault)  # pyright: ignore[reportPossiblyUnboundVariable]  a batch has a part
+
+    @contextmanager
+    def _iterations(self, step: int) -> Iterator[None]:
+        """The model with a step's numbers of iterations, which are alike in all processes."""
+        own = self.model.iterations
+        if self.train.random_iterations:
+            key_S = keys(seed_of("iterations", self.seed, step), torch.arange(len(own)))
+            drawn_S = uniform(key_S, 1)[:, 0].tolist()
+            self.model.iterations = [1 + int(draw * most) for draw, most in zip(drawn_S, own, strict=True)]
+        try:
+            yield
+        finally:
+            self.model.iterations = own
 
     def diagnose(self, batch: Batch) -> Diagnosis:
         """What went wrong in the step on this batch that was skipped just now, as this process sees it."""

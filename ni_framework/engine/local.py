@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ni_framework.contracts import Batch
 from ni_framework.engine.checkpoint import fill
 from ni_framework.engine.engine import COUNT, Engine, clipped
+from ni_framework.engine.held import hold
 from ni_framework.engine.optim import MakeOptimizer, adamw, load_state_by_name, state_by_name
 from ni_framework.engine.pieces import State
 from ni_framework.engine.stored import Stored
@@ -28,6 +29,8 @@ class LocalEngine(Engine):
     def __init__(self, model: Interpreter, recipe: Recipe, optimizer: MakeOptimizer = adamw) -> None:
         super().__init__(model, recipe, ALONE)
         self.optimizer = optimizer(model, recipe.train.optimizer)
+        if self.held:
+            hold(self.optimizer, self._held_views)
         factor = recipe.train.average
         self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(factor)) if factor else None
 
@@ -41,6 +44,10 @@ class LocalEngine(Engine):
     @contextmanager
     def inference(self) -> Iterator[Interpreter]:
         yield self._average_model or self.model
+
+    def _held_views(self) -> list[Tensor]:
+        parameters = dict(self.model.named_parameters())
+        return [parameters[name].detach().view(-1)[:number] for name, number in self.held.items()]
 
     @property
     def _average_model(self) -> Interpreter | None:

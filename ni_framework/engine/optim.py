@@ -71,11 +71,12 @@ def load_state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer, store
 
 
 def learning_rate(step: int, steps: int, schedule: Schedule) -> float:
-    """The rate of a step (from 0) in parts of the largest.
+    """The rate of a step (from 0) in parts of the largest; steps before the schedule's own first one do not count.
 
     constant: rises in a line, then stays. cosine: rises in a line, falls as half a cosine to 0 (Loshchilov and Hutter 2017).
     one_cycle: rises from 1/25 and falls to 1/250,000, each as half a cosine (Smith and Topin 2018).
     """
+    step, steps = step - schedule.begin, max(steps - schedule.begin, 1)
     warmup = schedule.warmup * steps
     if schedule.use == "one_cycle":
         top = max(warmup - 1, 0)  # the step with the largest rate

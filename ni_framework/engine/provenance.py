@@ -117,12 +117,15 @@ def _inside(values: Any, path: str) -> Iterator[tuple[str, str, Choice]]:
 
 def _of_field(field: attrs.Attribute[Any], value: Any, path: str) -> Iterator[tuple[str, str, Choice]]:
     here = f"{path}.{field.name}" if path else field.name
-    items = value.items() if isinstance(value, Mapping) else [(None, value)]
+    named = {str(n): item for n, item in enumerate(value)} if isinstance(value, tuple) else value
+    items = named.items() if isinstance(named, Mapping) else [(None, named)]
     for name, item in items:
+        where = here if name is None else f"{here}.{name}"
         if isinstance(item, Choice):
-            where = here if name is None else f"{here}.{name}"
             yield where, field.metadata["kind"], item
             yield from _inside(item.options, where)
+        elif isinstance(value, tuple) and attrs.has(type(item)):
+            yield from _inside(item, where)
 
 
 def _provenance(kind: str, choice: Choice) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ def build_model(
     """
     try:
         with torch.device("meta"), WithoutValues():
-            model = _compose(recipe, build_data(recipe))
+            data = build_data(recipe)
+            model = _compose(recipe, tasks_of(recipe, data), data)
         if torch.device(device).type == "meta":
             return model
         initialise(model, recipe.seed, settle)
@@ -51,15 +52,41 @@ def build_model(
         ) from error
 
 
-def _compose(recipe: Recipe, data: Data) -> Interpreter:
+def meta_model(recipe: Recipe, tasks: Mapping[str, int]) -> Interpreter:
+    """The model of a recipe for these tasks, without values, whatever the data are; raises as `build_model` does."""
+    with torch.device("meta"), WithoutValues():
+        return _compose(recipe, tasks)
+
+
+def _compose(recipe: Recipe, tasks: Mapping[str, int], data: Data | None = None) -> Interpreter:
     build = Builder(recipe)
     input: Input = build("input", recipe.model.input, recipe.model.width)
-    if tuple(input.shape) != tuple(data.shape):
+    if data is not None and tuple(input.shape) != tuple(data.shape):
         message = f"takes inputs of shape {list(input.shape)}, but the data ({recipe.data.use}) has {list(data.shape)}"
         raise RecipeError([recipe.problem("model.input", message, "make the two shapes equal")])
     scripts = [_script(recipe, number, input, build) for number in range(len(recipe.model.program))]
-    head: Head = build("head", recipe.model.head, recipe.model.width, data.tasks)
-    return Interpreter(input, scripts, head, data.tasks)
+    head: Head = build("head", recipe.model.head, recipe.model.width, tasks)
+    return Interpreter(input, scripts, head, tasks)
+
+
+def tasks_of(recipe: Recipe, data: Data) -> Mapping[str, int]:
+    """The model's tasks: the recipe's own, among which those of the data must be, or these."""
+    tasks = data.tasks if recipe.model.tasks is None else recipe.model.tasks
+    for task, classes in data.tasks.items():
+        if task not in tasks:
+            message = f"lacks {task}, which the data ({recipe.data.use}) has"
+            raise RecipeError([recipe.problem("model.tasks", message, f"its tasks are {', '.join(data.tasks)}")])
+        if tasks[task] != classes:
+            message = f"is {tasks[task]}, but the data ({recipe.data.use}) has {classes} classes"
+            raise RecipeError([recipe.problem(f"model.tasks.{task}", message)])
+    for number, script in enumerate(recipe.model.program):
+        for place, grown in enumerate(script.grown):
+            if unknown := [task for task in grown.tasks or () if task not in tasks]:
+                where = f"model.scripts.{number}" if isinstance(recipe.model.scripts, tuple) else "model"
+                message = f"there is no task {unknown[0]!r}"
+                hint = f"the model's are {', '.join(tasks)}"
+                raise RecipeError([recipe.problem(f"{where}.grown.{place}.tasks", message, hint)])
+    return tasks
 
 
 def _script(recipe: Recipe, number: int, input: Input, build: Builder) -> Script:

@@ -72,7 +72,7 @@ def describe(recipe: Recipe) -> Description:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "elements": len(model.head.start(tuple(model.tasks))[0]) + model.input.num_elements,
         "tasks": model.tasks,
-        "scripts": [[script.functions, script.iterations] for script in recipe.model.program],
+        "scripts": [[script.num_functions, script.iterations] for script in recipe.model.program],
     }
     return Description(sizes, parameters)
 

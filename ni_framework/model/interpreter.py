@@ -112,7 +112,7 @@ class Interpreter(nn.Module):
         statistics: dict[str, Tensor] = {}
         passages = []
         for number, script in enumerate(self.scripts):
-            passage = script(x_BVD, present_BV, multiplicity_V, key, trace=detail == "trace")
+            passage = script(x_BVD, present_BV, multiplicity_V, key, trace=detail == "trace", tasks=tasks)
             x_BVD = passage.output_BVD
             passages.append(passage)
             for name, loss in passage.losses.items():

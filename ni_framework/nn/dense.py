@@ -17,14 +17,18 @@ class DensePairs:
     """The dense layout of `contracts.Pairs`.
 
     Functions lead, so that a linear map is one batched product with a matrix for each function. A scale of the input goes
-    into these small matrices, W (x * s_u) = (W diag(s_u)) x, instead of onto every row.
+    into these small matrices, W (x * s_u) = (W diag(s_u)) x, instead of onto every row. `share_BUV` is what results are pooled
+    with where that is not the compatibility.
     """
 
-    def __init__(self, compatibility_BUV: Tensor, multiplicity_V: Tensor | None = None) -> None:
+    def __init__(
+        self, compatibility_BUV: Tensor, multiplicity_V: Tensor | None = None, share_BUV: Tensor | None = None
+    ) -> None:
         self._compatibility_UBV = compatibility_BUV.transpose(0, 1)
         self._multiplicity_V = multiplicity_V
         self._key_bias_UBV: Tensor | None = None
         self.compatibility = self._compatibility_UBV.unsqueeze(-1)  # [U, B, V, 1]
+        self._share = self.compatibility if share_BUV is None else share_BUV.transpose(0, 1).unsqueeze(-1)
 
     @property
     def key_bias(self) -> Tensor:
@@ -68,7 +72,7 @@ class DensePairs:
 
     def pool(self, y_RD: Tensor) -> Tensor:
         """sum_u c_ui y_ui, [B, V, D]."""
-        return (self.compatibility * y_RD).sum(dim=0)
+        return (self._share * y_RD).sum(dim=0)
 
     def _product(self, x_RD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
         if by_hand(x_RD, weight_UED) and one_by_one(x_RD):

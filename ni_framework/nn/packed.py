@@ -32,10 +32,13 @@ class PackedPairs:
 
     W is shared by all functions, so that rows are scaled and multiplied once, whosever they are. Groups of equal size lie
     side by side, so that attention computes nothing but open pairs; off the CPU it pads groups to the largest instead. P is
-    read from the compatibilities, so the host waits for the device once per iteration.
+    read from the compatibilities, so the host waits for the device once per iteration. `share_BUV` is what results are pooled
+    with where that is not the compatibility.
     """
 
-    def __init__(self, compatibility_BUV: Tensor, multiplicity_V: Tensor | None = None) -> None:
+    def __init__(
+        self, compatibility_BUV: Tensor, multiplicity_V: Tensor | None = None, share_BUV: Tensor | None = None
+    ) -> None:
         num_samples, self._num_functions, self._num_elements = compatibility_BUV.shape
         self._num_samples, self._num_groups = num_samples, num_samples * self._num_functions
         c_X = compatibility_BUV.transpose(0, 1).reshape(-1)  # function, sample, element
@@ -49,7 +52,9 @@ class PackedPairs:
         self.function_P = self._group_P.div(num_samples, rounding_mode="floor")
         self._source_P = open_P % (num_samples * self._num_elements)  # row of [B * V, ...]
         value_P = c_X.index_select(0, open_P)
-        self.compatibility = value_P.unsqueeze(-1)
+        self.compatibility = self._share = value_P.unsqueeze(-1)
+        if share_BUV is not None:
+            self._share = share_BUV.transpose(0, 1).reshape(-1).index_select(0, open_P).unsqueeze(-1)
         self._bias_P = key_bias(value_P, None if multiplicity_V is None else multiplicity_V[self._element_P])
 
     def share(self, x_BVD: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ class PackedPairs:
         """sum_u c_ui y_ui, [B, V, D]; elements without any function get 0."""
         shape = self._num_samples, self._num_elements
         pooled = y_RD.new_zeros(shape[0] * shape[1], y_RD.shape[-1])
-        return pooled.index_add(0, self._source_P, self.compatibility * y_RD).unflatten(0, shape)
+        return pooled.index_add(0, self._source_P, self._share * y_RD).unflatten(0, shape)
 
     def _attend_exactly(
         self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None

@@ -16,11 +16,27 @@ FORMAT = 1
 
 
 @config
+class Grown:
+    """Functions that were added to a trained script at once."""
+
+    functions: int = option(help="number of functions", ge=1)
+    body: Choice | None = component(
+        "body", optional=True, help="what they do; null: what the script's own functions do, with the same weights"
+    )
+    tasks: tuple[str, ...] | None = option(
+        default=None, help="tasks of which one must be asked for, or they take no part; null: any"
+    )
+
+
+@config
 class Script:
     """One script: an iteration that is repeated with the same weights, and the functions it holds."""
 
     iterations: int = option(help="how often the iteration is repeated; can be changed after training", ge=1)
     functions: int = option(help="number of functions, U", ge=1)
+    grown: tuple[Grown, ...] = option(
+        default=(), help="functions beside them that were added after training, one item a growth (`ni grow`)"
+    )
     code: int = option(help="width of a function's code, C", ge=1)
     type: int = option(help="width of type space, T", ge=1)
     embedding: Choice = component(
@@ -44,6 +60,16 @@ class Script:
         "many as are open; the numbers are equal up to rounding",
     )
 
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """How many functions it began with, and how many each growth has added."""
+        return self.functions, *(grown.functions for grown in self.grown)
+
+    @property
+    def num_functions(self) -> int:
+        """All functions together."""
+        return sum(self.generations)
+
 
 @config
 class Model(Script):
@@ -55,6 +81,19 @@ class Model(Script):
     scripts: int | tuple[Script, ...] = option(
         default=1, help="number of scripts, or a list with one mapping per script of the keys that differ in it", ge=1
     )
+    tasks: dict[str, int] | None = option(
+        default=None,
+        help="all tasks with their numbers of classes, of which the data may have some; null: those of the data",
+        ge=1,
+    )
+    new_tasks: tuple[str, ...] = option(default=(), help="which of them were added after training (`ni grow`)")
+
+    def __attrs_post_init__(self) -> None:
+        if self.tasks is not None and not self.tasks:
+            raise OptionError("tasks", "must name at least one task", "or null, for those of the data")
+        tasks = tuple(self.tasks or ())
+        if self.new_tasks != tasks[len(tasks) - len(self.new_tasks) :]:
+            raise OptionError("new_tasks", "must be the last ones of `tasks`, in their order")
 
     @property
     def program(self) -> tuple[Script, ...]:
@@ -79,6 +118,7 @@ class Schedule:
 
     use: Literal["one_cycle", "cosine", "constant"] = option(default="one_cycle", help="shape of the schedule")
     warmup: float = option(default=0.1, help="part of the steps in which the rate rises", ge=0, lt=1)
+    begin: int = option(default=0, help="the step that it begins with: of a grown model, where it was grown", ge=0)
 
 
 @config
@@ -119,6 +159,13 @@ class Train:
         help="what is computed again on the way back, from the state before it, to save memory: nothing, each iteration, or "
         "each script as a whole; takes a third more time",
     )
+    learn: tuple[Literal["grown", "routing", "codes"], ...] | None = option(
+        default=None,
+        help="what is trained: what growth has added, type inference and router and signatures, or codes; null: everything",
+    )
+    random_iterations: bool = option(
+        default=False, help="whether each step takes a random number of iterations, from 1 to the script's own"
+    )
     skip: Skip = option(default=Skip(), help="steps that are left out because they would do harm")
     workers: int = option(default=0, help="processes that prepare batches ahead; 0: the training process itself", ge=0)
     log_every: int = option(default=50, help="steps between two lines of metrics", ge=1)
@@ -129,6 +176,8 @@ class Train:
     def __attrs_post_init__(self) -> None:
         if self.batch % self.accumulate:
             raise OptionError("accumulate", f"must divide the batch of {self.batch}, and {self.accumulate} does not")
+        if self.learn is not None and not self.learn:
+            raise OptionError("learn", "must name something", "or null, for everything")
 
 
 @config

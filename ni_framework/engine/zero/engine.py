@@ -15,6 +15,7 @@ from torch import Tensor
 from ni_framework.contracts import Batch
 from ni_framework.engine.checkpoint import check_fit
 from ni_framework.engine.engine import COUNT, Engine, clipped, parts_of, trainable
+from ni_framework.engine.held import hold
 from ni_framework.engine.optim import MakeOptimizer, adamw
 from ni_framework.engine.pieces import State
 from ni_framework.engine.stored import Stored
@@ -91,6 +92,8 @@ class ZeroEngine(Engine):
             script.register_forward_pre_hook(differentiable, prepend=True)
         self.optimizer = self.zero.optimizer
         self.parameters = Parameters(self.zero, self.stage, team)
+        if self.held:
+            hold(self.parameters.inner, lambda: self.parameters.leading(self.held))
         self._in_order = InOrder(model, self.optimizer) if self.stage in (1, 2) else None
         self._norm_of_all = self._judging() if self.stage else None
         self._averages = self.parameters.copy() if recipe.train.average else None

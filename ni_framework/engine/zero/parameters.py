@@ -27,7 +27,7 @@ class Parameters:
             raise RunError(
                 "engine.offload: weights on a disk cannot be stored in checkpoints yet; use `offload: cpu`, or more processes"
             )
-        self._inner = engine.optimizer.optimizer if stage else engine.optimizer
+        self.inner = engine.optimizer.optimizer if stage else engine.optimizer
         self._names: dict[str, list[str]] = {}  # all that a parameter is stored by, by the first
         first: dict[int, str] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
@@ -36,6 +36,13 @@ class Parameters:
     def views(self) -> list[Tensor]:
         """The fragments' elements themselves."""
         return [fragment.of(fragment.flat) for fragment in self.fragments]
+
+    def leading(self, held: Mapping[str, int]) -> list[Tensor]:
+        """The elements among the first `held` of their parameters."""
+        return [
+            fragment.of(fragment.flat)[: max(held.get(fragment.name, 0) - fragment.start, 0)]
+            for fragment in self.fragments
+        ]
 
     def copy(self) -> list[Tensor]:
         """The fragments' elements as they are now."""
@@ -100,7 +107,7 @@ class Parameters:
         """
         state: dict[str, Tensor | Piece] = {}
         for fragment in self.fragments:
-            for kind, value in self._inner.state.get(fragment.flat, {}).items():
+            for kind, value in self.inner.state.get(fragment.flat, {}).items():
                 key = f"{kind}/{fragment.name}"
                 if kind not in SCALARS:
                     state |= self._own(key, Piece(fragment.of(value), fragment.start, fragment.shape))
@@ -127,7 +134,7 @@ class Parameters:
                 key, flat = f"{kind}/{fragment.name}", fragment.flat
                 if key not in stored:
                     continue
-                state = self._inner.state[flat]
+                state = self.inner.state[flat]
                 if kind in SCALARS:
                     state[kind] = stored.read(key).to(flat.device, copy=True)
                     continue

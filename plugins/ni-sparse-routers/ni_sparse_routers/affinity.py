@@ -36,6 +36,7 @@ class AffinityRouter(Router, ABC):
 
     api = 1
     Config = AffinityOptions
+    grows = False  # how many functions an element gets, or elements a function, is fixed
 
     def __init__(self, config: AffinityOptions, sizes: Sizes, build: Build) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ class AroundRouter(Router, ABC):
         self.inner: Router = build("router", inner, sizes, build)
         self.normalised = self.inner.normalised
         self.gradient_through_closed = self.inner.gradient_through_closed
+        self.grows = self.inner.grows
 
     def ask(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Answer:
         """The inner router's answer."""
