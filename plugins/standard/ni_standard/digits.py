@@ -15,6 +15,7 @@ from ni_framework.options import config, option
 
 _MEAN, _DEVIATION = 0.3, 0.38  # of pixels in [0, 1], rounded
 _BACKGROUND = -_MEAN / _DEVIATION
+_SIDE = 8  # whose pixels a shift is counted in
 
 
 @config
@@ -35,7 +36,7 @@ class Digits(Data):
     """
 
     Config = Affine
-    shape = (1, 8, 8)
+    shape = (1, _SIDE, _SIDE)
     tasks: Mapping[str, int] = {"digits": 10}
 
     def __init__(self, config: Affine, build: Build) -> None:
@@ -54,7 +55,7 @@ def digit_parts() -> dict[str, tuple[Tensor, Tensor]]:
     parts = train_test_split(images, labels, train_size=1400, stratify=labels, random_state=0)
     train_image, test_image, train_label, test_label = (torch.from_numpy(part) for part in parts)
     return {
-        name: (image.float().div(16).view(-1, 1, 8, 8), label.long())
+        name: (image.float().div(16).view(-1, 1, _SIDE, _SIDE), label.long())
         for name, image, label in (("train", train_image, train_label), ("test", test_image, test_label))
     }
 
@@ -62,10 +63,11 @@ def digit_parts() -> dict[str, tuple[Tensor, Tensor]]:
 class DigitsSplit:
     """Images of about zero mean and unit deviation, and their labels [n]."""
 
-    def __init__(self, image: Tensor, label: Tensor, config: Affine) -> None:
+    def __init__(self, image: Tensor, label: Tensor, config: Affine, task: str = "digits") -> None:
         self.image = (image - _MEAN) / _DEVIATION
         self.label = label
         self.config = config
+        self.task = task
 
     def __len__(self) -> int:
         return len(self.label)
@@ -74,16 +76,16 @@ class DigitsSplit:
         image = self.image[index_B]
         if key_B is not None:
             image = moved(image - _BACKGROUND, key_B, self.config, image.shape[-1]) + _BACKGROUND
-        return Batch(image, {"digits": self.label[index_B]})
+        return Batch(image, {self.task: self.label[index_B]})
 
 
 def moved(image: Tensor, key_B: Tensor, affine: Affine, side: int) -> Tensor:
-    """Images [B, 1, side, side] under a random rotation, size, shear and shift each; what comes in from outside is 0."""
+    """Square images [B, 1, Y, X] as [B, 1, side, side], turned, sized, sheared and shifted by their keys; outside is 0."""
     draw = 2 * uniform(key_B, 6) - 1  # [B, 6] in [-1, 1)
     angle = draw[:, 0] * math.radians(affine.rotation)
     scale_x, scale_y = 1 + affine.scale * draw[:, 1], 1 + affine.scale * draw[:, 2]
     cos, sin, shear = angle.cos(), angle.sin(), affine.shear * draw[:, 3]
-    shift = 2 * affine.shift * draw[:, 4:] / image.shape[-1]  # the grid spans -1 to 1
+    shift = 2 * affine.shift * draw[:, 4:] / _SIDE  # the grid spans -1 to 1
     first = torch.stack([scale_x * cos, scale_y * (shear * cos - sin), shift[:, 0]], dim=1)
     second = torch.stack([scale_x * sin, scale_y * (shear * sin + cos), shift[:, 1]], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), [len(image), 1, side, side], align_corners=False)

@@ -14,7 +14,7 @@ from ni_framework.contracts import Build
 from ni_framework.errors import RunError
 from ni_framework.options import config, option
 from ni_standard.files import find
-from ni_standard.images import TASK, ImageData, ImageOptions, ImageSplit, split_of
+from ni_standard.images import TASK, ImageData, ImageOptions, ImageSplit, few, split_of
 
 _PREFIX = {"train": "train", "test": "t10k"}
 
@@ -29,6 +29,8 @@ class Idx(ImageData):
     class Config(ImageOptions):
         root: str = option(default="data/mnist", help="folder with the four files")
         classes: int = option(default=10, ge=2, help="number of classes")
+        samples: int | None = option(default=None, ge=1, help="training samples of each class; null: all")
+        draw: int = option(default=0, ge=0, help="which of the many sets of so few training samples")
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__(config, build)
@@ -40,10 +42,13 @@ class Idx(ImageData):
         ]
         paths = find(self.config.root, names, "MNIST or a data set in its form, packed by gzip or not,")
         pairs = zip(_PREFIX, paths[::2], paths[1::2], strict=True)
-        return {
+        splits = {
             name: split_of(read_idx(images, 3), read_idx(labels, 1), self.config.classes, self.config, images)
             for name, images, labels in pairs
         }
+        if self.config.samples is not None:
+            splits["train"] = few(splits["train"], self.config.samples, self.config.draw, paths[1])
+        return splits
 
 
 def names_of(prefix: str, what: str, rank: int) -> tuple[str, ...]:

@@ -85,6 +85,24 @@ def split_of(
     return ImageSplit(lambda index_B: fitted[index_B], label, options)
 
 
+def few(split: ImageSplit, samples: int, draw: int, source: object) -> ImageSplit:
+    """As many samples of each class, drawn by `draw`; of one draw, fewer are the first of more.
+
+    Raises `RunError`, naming the source, where a class has not so many.
+    """
+    order = uniform(keys(draw, torch.arange(len(split))), 1)[:, 0].argsort(stable=True)
+    chosen = []
+    for number in range(int(split.label.max()) + 1):
+        of_class = order[split.label[order] == number]
+        if len(of_class) < samples:
+            raise RunError(
+                f"{source}: holds {len(of_class)} images of class {number}, but `samples` asks for {samples}"
+            )
+        chosen.append(of_class[:samples])
+    index = torch.cat(chosen)
+    return ImageSplit(lambda index_B: split.read(index[index_B]), split.label[index], split.options)
+
+
 def checked_labels(labels: np.ndarray, count: int, num_classes: int, source: object) -> Tensor:
     """Labels [n] as int64; raises `RunError` where they do not fit the number of images or of classes."""
     if labels.dtype.kind not in "iu" or labels.size != count:
