@@ -72,6 +72,7 @@ from ni_framework.options import KINDS, Choice, config
 
 API = 1
 PROJECT = "ni_framework"
+MEASURES = "accuracy", "r2"  # metrics that people are shown beside the loss, whichever the head has
 
 
 @frozen
@@ -288,7 +289,7 @@ class Head(Component, ABC):
 
     @abstractmethod
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """What is reported of each sample, [B] each: "loss" without training's extras, "accuracy" and others."""
+        """What is reported of each sample, [B] each: "loss" without training's extras, and others (`MEASURES` are shown)."""
 
 
 class Batch(NamedTuple):
@@ -318,7 +319,7 @@ class Data(ABC):
     Config: ClassVar[Any] = NoOptions
 
     shape: tuple[int, ...]  # of one input
-    tasks: Mapping[str, int]  # task -> number of classes
+    tasks: Mapping[str, int]  # task -> number of classes; where answers are real numbers, how many
 
     @abstractmethod
     def open(self) -> Mapping[str, Split]:

@@ -14,9 +14,9 @@ from ni_framework.cli.output import emit, json_option
 @click.option("--output", metavar="FILE", help="The PNG to write (default: plot.png in the first RUN).")
 @json_option
 def command(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
-    """Draw RUN's loss, accuracy, learning rate, routing and use of functions as one PNG, also while it goes on.
+    """Draw RUN's loss, accuracy or R^2, learning rate, routing and use of functions as one PNG, also while it goes on.
 
-    Several RUNs are compared by loss and accuracy.
+    Several RUNs are compared by the first two.
     """
     from ni_framework.engine.files import replace_file
     from ni_framework.engine.plot import plot_runs

@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from ni_framework.contracts import hookimpl
+from ni_framework.contracts import MEASURES, hookimpl
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 
 
 class Progress:
-    """Listens to a run and tells it on stderr: loss, accuracy, samples per second, use of functions, time left."""
+    """Listens to a run and tells it on stderr: loss, accuracy or R^2, samples per second, use of functions, time left."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -26,7 +26,7 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}  {task.fields[rate]} images/s"),
+            TextColumn("{task.fields[learned]}  {task.fields[rate]} images/s"),
             TextColumn("use {task.fields[use]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
@@ -34,10 +34,10 @@ class Progress:
             transient=True,
             refresh_per_second=5,
         )
-        self.task = self.bar.add_task("training", total=None, loss="-", accuracy="-", rate="-", use="-")
+        self.task = self.bar.add_task("training", total=None, learned="loss -", rate="-", use="-")
         self.begin = self.shown = time.monotonic()
         self.samples = self.steps = self.batch = 0
-        self.smooth = {"loss": 0.0, "accuracy": 0.0}
+        self.smooth: dict[str, float] = {}
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -64,11 +64,11 @@ class Progress:
         now = time.monotonic()
         if now - self.shown > 0.2 and self.console.is_terminal:
             self.shown = now
-            for name in ("loss", "accuracy"):  # of one batch each: smoothed, or they would flicker
+            for name in _shown(values):  # of one batch each: smoothed, or they would flicker
                 value = values[name].item()
-                self.smooth[name] += (value - self.smooth[name]) * (0.2 if self.smooth[name] else 1)
-            loss, accuracy = f"{self.smooth['loss']:.3f}", f"{self.smooth['accuracy']:.1%}"
-            shown = {"loss": loss, "accuracy": accuracy, "rate": self._rate()}
+                before = self.smooth.get(name, value)
+                self.smooth[name] = before + 0.2 * (value - before)
+            shown = {"learned": _words(self.smooth, 3), "rate": self._rate()}
             self.bar.update(self.task, completed=step, **shown)  # pyright: ignore[reportArgumentType]
 
     @hookimpl
@@ -107,10 +107,19 @@ class Progress:
 
 
 def _learned(metrics: Mapping[str, float]) -> str:
-    """Loss and accuracy of an interval, unless all of its steps were skipped."""
-    if "train/loss" not in metrics:
-        return "no step was taken"
-    return f"loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.1%}"
+    """Loss and measures of an interval, unless all of its steps were skipped."""
+    of_training = {name.removeprefix("train/"): value for name, value in metrics.items() if name.startswith("train/")}
+    return _words(of_training, 4) if "loss" in of_training else "no step was taken"
+
+
+def _shown(values: Mapping[str, Any]) -> list[str]:
+    """The loss and what else people are shown of a head's metrics."""
+    return [name for name in ("loss", *MEASURES) if name in values]
+
+
+def _words(values: Mapping[str, float], digits: int) -> str:
+    forms = {"loss": f".{digits}f", "accuracy": ".1%"}
+    return "  ".join(f"{name} {values[name]:{forms.get(name, '.3f')}}" for name in _shown(values))
 
 
 def _probe_line(figures: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ni_framework.contracts import MEASURES
 from ni_framework.engine.history import History, Series, read_history
 from ni_framework.engine.manifest import read_manifest
 from ni_framework.engine.run_folder import checkpoints_of
@@ -39,7 +40,7 @@ STYLE: Any = {
 
 
 def plot_runs(runs: Sequence[Path]) -> bytes:
-    """A PNG of a run: loss, accuracy, learning rate, routing and the use of functions; of several, loss and accuracy."""
+    """A PNG of a run: loss, accuracy or R^2, learning rate, routing and the use of functions; of several, the first two."""
     return png(lambda: figure_of(dict(zip(run_names(runs), map(read_history, runs), strict=True))))
 
 
@@ -66,14 +67,16 @@ def figure_of(histories: Mapping[str, History]) -> Figure:
     rows = 2 + (len(scripts) + 1) // 2 if alone else 1
     figure = Figure(figsize=(10, 0.6 + 2.7 * rows), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     grid = figure.add_gridspec(rows, 2)
-    loss, accuracy = (figure.add_subplot(grid[0, column]) for column in range(2))
+    loss, beside = (figure.add_subplot(grid[0, column]) for column in range(2))
+    measure = _measure(histories)
     _learning(loss, "loss", histories)
-    _learning(accuracy, "accuracy", histories)
-    accuracy.yaxis.set_major_formatter(_percent)
-    shared = _legend(accuracy)
+    _learning(beside, measure, histories)
+    if measure == "accuracy":
+        beside.yaxis.set_major_formatter(_percent)
+    shared = _legend(beside)
     if alone is None:
         _legend(loss, shared)
-        _same_steps([loss, accuracy], histories)
+        _same_steps([loss, beside], histories)
         return figure
     figure.suptitle(next(iter(histories)), fontsize=11, fontweight="bold")
     _mark_warnings(loss, alone)
@@ -81,7 +84,7 @@ def figure_of(histories: Mapping[str, History]) -> Figure:
     rate, health = (figure.add_subplot(grid[1, column]) for column in range(2))
     _rate(rate, alone)
     _health(health, alone)
-    _same_steps([loss, accuracy, rate, health], histories)
+    _same_steps([loss, beside, rate, health], histories)
     for number, (script, uses) in enumerate(scripts.items()):
         last_alone = number % 2 == 0 and number + 1 == len(scripts)
         axes = figure.add_subplot(grid[2 + number // 2, :] if last_alone else grid[2 + number // 2, number % 2])
@@ -103,6 +106,12 @@ def _name(run: Path) -> str:
         with suppress(CheckpointError):  # a picture needs no whole checkpoint
             recipe = read_manifest(found[-1]).name
     return f"{recipe}/{run.name}"
+
+
+def _measure(histories: Mapping[str, History]) -> str:
+    """What is drawn beside the loss: the first of `MEASURES` that a run has."""
+    series = {name.partition("/")[2] for history in histories.values() for name in history.series}
+    return next((measure for measure in MEASURES if measure in series), MEASURES[0])
 
 
 def _learning(axes: Axes, measure: str, histories: Mapping[str, History]) -> None:

@@ -90,6 +90,20 @@ def test_several_runs_are_compared(run: Path) -> None:
     assert len({line.get_color() for line in many}) == 10
 
 
+def test_what_a_head_measures_stands_beside_the_loss(tmp_path: Path) -> None:
+    """R^2, which is no percentage, where nothing has an accuracy; a run without either leaves its panel empty."""
+    measured = {"step": 1, "seconds": 1, "train/loss": 0.7, "train/r2": 0.3, "test/r2": 0.25}
+    axes = named(read_history(written(tmp_path / "run", json.dumps(measured))))
+    assert list(axes)[:2] == ["loss", "r2"]
+    drawn = {str(line.get_label()): line for line in axes["r2"].get_lines()}
+    assert points(drawn["training"]) == [(1, 0.3)]
+    assert points(drawn["held out"]) == [(1, 0.25)]
+    assert axes["r2"].yaxis.get_major_formatter()(0.5, 0) != "50%"
+    other = {"step": 1, "seconds": 1, "train/loss": 0.7}
+    axes = named(read_history(written(tmp_path / "other", json.dumps(other))))
+    assert axes["accuracy"].get_lines()[:] == []
+
+
 def test_tasks_have_thinner_lines(tmp_path: Path) -> None:
     """One each, and the warning's name does not go with theirs."""
     line = {"step": 1, "seconds": 1, "test/accuracy": 0.5, "test/accuracy/a": 0.25, "test/accuracy/b": 0.75}

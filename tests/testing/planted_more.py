@@ -154,6 +154,20 @@ class Beyond(Numbers):
             return Batch(index_B[:, None].float().expand(-1, 4), {"a": torch.full_like(index_B, 3)})
 
 
+@planted("samples", "targets of train, a, are of shape [6], and it announces 3 for each of 6")
+class TooFewNumbers(Numbers):
+    class split(Split):  # noqa: N801
+        def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+            return Batch(index_B[:, None].float().expand(-1, 4), {"a": index_B.float()})
+
+
+@planted("samples", "targets of train, a, are not all finite")
+class Infinite(Numbers):
+    class split(Split):  # noqa: N801
+        def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+            return Batch(index_B[:, None].float().expand(-1, 4), {"a": index_B[:, None] / torch.zeros(3)})
+
+
 @planted("samples", "a sample of train depends on which others are in its batch (targets a)")
 class TargetsTogether(Numbers):
     class split(Split):  # noqa: N801

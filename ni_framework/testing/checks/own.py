@@ -192,6 +192,17 @@ def _announced(data: Data, inputs: torch.Tensor, targets: Mapping[str, torch.Ten
     if set(targets) != set(data.tasks):
         raise Failure(f"targets of {part} are of the tasks {sorted(targets)}, and it announces {sorted(data.tasks)}")
     for task, target in targets.items():
+        if target.is_floating_point():
+            _numbers(target, (len(inputs), data.tasks[task]), f"targets of {part}, {task},")
+            continue
         low, high, classes = target.min(), target.max(), data.tasks[task]
         if len(target) != len(inputs) or low < 0 or high >= classes:
             raise Failure(f"targets of {part}, {task}, go from {low} to {high}, and it has {classes} classes")
+
+
+def _numbers(target: torch.Tensor, shape: tuple[int, int], what: str) -> None:
+    """Real numbers, as many as the task announces for each sample: where it is one, [B] will do."""
+    if tuple(target.shape) not in (shape, shape[:1] if shape[1] == 1 else shape):
+        raise Failure(f"{what} are of shape {list(target.shape)}, and it announces {shape[1]} for each of {shape[0]}")
+    if not target.isfinite().all():
+        raise Failure(f"{what} are not all finite")

@@ -32,6 +32,10 @@ class Classify(Head):
 
     def __init__(self, config: Config, width: int, tasks: Mapping[str, int]) -> None:
         super().__init__()
+        if single := [task for task, classes in tasks.items() if classes == 1]:
+            raise OptionError(
+                "", f"{single[0]} has one class, so that nothing is told apart", "`regress` answers numbers"
+            )
         if config.shared_head and len(set(tasks.values())) > 1:
             sizes = ", ".join(f"{task} {classes}" for task, classes in tasks.items())
             raise OptionError(
