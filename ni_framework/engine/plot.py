@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008): told apart with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-SHOWN = 12  # functions that a legend can name
+SHOWN = 12  # functions or tasks that a legend can name
 BESIDE_TITLE = 3  # names that fit on the line of a panel's title
 GREY = "#666666"
 STYLE: Any = {
@@ -125,6 +125,7 @@ def _learning(axes: Axes, measure: str, histories: Mapping[str, History]) -> Non
         if found := history.series.get(f"test/{measure}"):
             _line(axes, found, color=held_out, marker="o", markersize=4, label=f"{lead}held out")
         tasks = {} if several else history.under(f"test/{measure}/")
+        tasks = tasks if len(tasks) <= SHOWN else {}
         for shade, (task, found) in zip(_cycle(len(tasks), 2), tasks.items(), strict=True):
             _line(axes, found, color=shade, linewidth=0.9, linestyle="--", marker=".", label=f"held out, {task}")
     _finish(axes, measure)

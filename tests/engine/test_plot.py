@@ -104,6 +104,13 @@ def test_what_a_head_measures_stands_beside_the_loss(tmp_path: Path) -> None:
     assert axes["accuracy"].get_lines()[:] == []
 
 
+def test_many_tasks_are_drawn_as_their_mean_alone(tmp_path: Path) -> None:
+    """A legend of all would leave no room for the figure."""
+    line = {"step": 1, "seconds": 1, "test/r2": 0.5} | {f"test/r2/{number}": 0.5 for number in range(13)}
+    axes = named(read_history(written(tmp_path / "run", json.dumps(line))))
+    assert [line.get_label() for line in axes["r2"].get_lines()] == ["held out"]
+
+
 def test_tasks_have_thinner_lines(tmp_path: Path) -> None:
     """One each, and the warning's name does not go with theirs."""
     line = {"step": 1, "seconds": 1, "test/accuracy": 0.5, "test/accuracy/a": 0.25, "test/accuracy/b": 0.75}
