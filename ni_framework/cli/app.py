@@ -20,6 +20,7 @@ VERBS = {
     "train": "Train a recipe's model and save it.",
     "eval": "Evaluate a checkpoint on the held-out part of its data.",
     "inspect": "Show what a trained model is made of: its functions, its figures, its origin.",
+    "diff": "Compare two checkpoints: recipes, parameters, origin, and who takes which element.",
     "grow": "Add functions or tasks to a trained model, or remove functions.",
     "export": "Write functions of a trained model to a file, or what it has otherwise than another.",
     "bench": "Measure a recipe's model: speed and memory, beside a transformer.",

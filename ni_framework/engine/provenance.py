@@ -65,7 +65,7 @@ def facts(recipe: Recipe, splits: Mapping[str, Split], parameters: Mapping[str, 
         "parameter": parameters,
         "environment": variables | {"GPU": cuda, "byte order": sys.byteorder},
     }
-    return dict(_flat(told))
+    return dict(flat(told))
 
 
 def fingerprint(split: Split) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _version(distribution: str) -> str | None:
 
 def lock_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two locks, in words, each with its place."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(flat(before)), dict(flat(now))
     return [
         f"{key}: was {_short(old.get(key))}, is {_short(new.get(key))}"
         for key in [*old, *(key for key in new if key not in old)]
@@ -214,10 +214,13 @@ def locked(lock: Mapping[str, Any]) -> dict[str, Locked]:
     return found
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What a document of mappings holds, by key paths; items of lists of mappings by their numbers."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
-            yield from _flat(item, f"{path}.{name}" if path else str(name))
+            yield from flat(item, f"{path}.{name}" if path else str(name))
     else:
         yield path, value
 
