@@ -67,7 +67,7 @@ def used(model: Interpreter, split: Split) -> list[Used]:
             weight_LB = torch.stack(weights).double()
             elements_L += (weight_LB @ present_BV.sum(dim=1).double()).cpu()
             for number, compatibilities in enumerate(seen.compatibility):
-                c_IBUV = torch.stack(compatibilities) * present_BV[:, None]
+                c_IBUV = torch.stack(compatibilities)  # 0 where an element is masked
                 by_sample = torch.stack([c_IBUV.sum(dim=-1), (c_IBUV > 0).sum(dim=-1)]).double()
                 taken[number] = taken[number] + torch.einsum("lb,sibu->silu", weight_LB, by_sample).cpu()
     return [Used(*(of / elements_L[:, None])) for of in taken]

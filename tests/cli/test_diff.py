@@ -169,6 +169,10 @@ def test_elements_that_no_function_takes(ni: Ni, run: Path, tmp_path: Path) -> N
     assert done["recipe"] == [{"key": "model.router.truncation", "a": 1.42, "b": 1e-7, "only_in": None}]
     assert matrices(done)[0] == [[0, 0, 0, count] for count in takers_of(run)[0]] + [[0, 0, 0, 0]]
     assert [of["moved"] for of in done["routing"]["scripts"][0]["iterations"]] == [1, 1]
+    larger = small_recipe(tmp_path, "model.router.truncation=1e-7", "model.functions=5")
+    done = ni("diff", other, save_small(tmp_path / "larger", larger, 2), "--routing", "--json").json
+    assert matrices(done)[0][3] == [0, 0, 0, 0, 0, ELEMENTS]
+    assert [of["moved"] for of in done["routing"]["scripts"][0]["iterations"]] == [0, 0], "none is no function"
 
 
 def test_other_parts(ni: Ni, run: Path, tmp_path: Path) -> None:
