@@ -2,132 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-# What each process of a test begins with; the rest of its program follows.
-CHILD = """
-import os, pathlib, signal, subprocess, sys, time
-from ni_framework.engine.notes import first_note, write_note
-from ni_framework.engine.processes import die_with, dump_stacks_on_signal, supervised
-rank, notes = int(os.environ["RANK"]), pathlib.Path(os.environ["NI_NOTES"])
-die_with(int(os.environ["NI_SUPERVISOR"]))
-dump_stacks_on_signal(sys.stderr)
-pathlib.Path(f"up-{rank}").write_text(str(os.getpid()))
-def wait_for(*ranks):
-    while not all(os.path.exists(f"up-{other}") for other in ranks):
-        time.sleep(0.005)
-"""
-SUPERVISOR = """
-import json, sys
-from ni_framework.engine.processes import supervise
-marker, number, grace, program = sys.argv[1:]
-verdict = supervise([sys.executable, "-c", program, marker], int(number), float(grace))
-with open("verdict.json", "w") as file:
-    json.dump([verdict.exit_code, verdict.message, verdict.silent], file)
-"""
-
-
-class Result(NamedTuple):
-    """How it ended: the verdict, what process 0 and the supervisor printed, and how long it took."""
-
-    exit_code: int
-    message: str | None
-    silent: bool
-    out: str
-    seconds: float
-
-
-class Crew:
-    """A supervisor in a process of its own, with its processes; `marker` is an argument of each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.marker = folder, f"marker-{secrets.token_hex(8)}"
-        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "tmp")}
-        (folder / "tmp").mkdir()
-        self.process: subprocess.Popen[str]
-        self.begun = 0.0
-
-    def start(self, program: str, number: int = 2, grace: float = 5.0, **environment: str) -> None:
-        """Starts processes of this program."""
-        for old in self.folder.glob("up-*"):
-            old.unlink()
-        self.begun = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISOR, self.marker, str(number), str(grace), CHILD + program],
-            cwd=self.folder,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def up(self, *ranks: int) -> list[int]:
-        """Waits until these have started, and returns their process ids."""
-        return [int(self.written(f"up-{rank}")) for rank in ranks]
-
-    def written(self, name: str) -> str:
-        """Waits for a file with something in it."""
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            with contextlib.suppress(FileNotFoundError):
-                if text := (self.folder / name).read_text():
-                    return text
-            time.sleep(0.005)
-        raise AssertionError(f"{name} was never written")
-
-    def end(self) -> Result:
-        """Waits for the end; nothing may be left then."""
-        out, _ = self.process.communicate(timeout=60)
-        seconds = time.monotonic() - self.begun
-        assert self.process.returncode == 0, out
-        assert self.living() == []
-        assert list((self.folder / "tmp").iterdir()) == []
-        exit_code, message, silent = json.loads((self.folder / "verdict.json").read_text())
-        return Result(exit_code, message, silent, out, seconds)
-
-    def __call__(self, program: str, number: int = 2, grace: float = 5.0, **environment: str) -> Result:
-        """From start to end."""
-        self.start(program, number, grace, **environment)
-        return self.end()
-
-    def living(self) -> list[int]:
-        """The processes that have the marker among their arguments and are not dead."""
-        lines = subprocess.run(["ps", "-axww", "-o", "pid=,stat=,args="], capture_output=True, text=True, check=True)
-        found = [line.split(maxsplit=2) for line in lines.stdout.splitlines() if self.marker in line]
-        return [int(pid) for pid, state, *_ in found if not state.startswith("Z")]
-
-    def close(self) -> None:
-        """Ends whatever a failed test has left."""
-        for pid in self.living():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
-
-
-@pytest.fixture
-def crew(tmp_path: Path) -> Iterator[Crew]:
-    """Whatever happens, none of its processes outlives the test."""
-    made = Crew(tmp_path)
-    yield made
-    if made.begun:
-        made.close()
+from tests.engine.crew import Crew
 
 
 def test_all_end_well(crew: Crew) -> None:
@@ -297,88 +182,6 @@ sys.exit(5 if rank else 1) if rank else time.sleep(100)
     assert (done.exit_code, done.silent) == (5, True)
 
 
-STOPPING = """
-from ni_framework.engine.interrupt import exits_at_once, stop_requests
-with exits_at_once(lambda code: print("at once", flush=True)), stop_requests() as request:
-    pathlib.Path(f"listens-{rank}").write_text("yes")
-    while not request or os.path.exists("slow"):
-        time.sleep(0.01)
-        if request:
-            pathlib.Path(f"asked-{rank}").write_text("yes")
-    print("wrote it all", flush=True)
-    sys.exit(request.exit_code)
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)],
-)
-def test_asked_to_stop(crew: Crew, number: signal.Signals, code: int) -> None:
-    """A request goes on to each; the second one too, which they answer at once."""
-    crew.start(STOPPING, 3)
-    for rank in range(3):
-        crew.written(f"listens-{rank}")
-    crew.process.send_signal(number)
-    done = crew.end()
-    assert (done.exit_code, done.message, done.silent) == (code, None, False)
-    assert "wrote it all" in done.out
-
-    (crew.folder / "slow").touch()
-    for path in [*crew.folder.glob("listens-*"), *crew.folder.glob("asked-*")]:
-        path.unlink()
-    crew.start(STOPPING, 3)
-    for rank in range(3):
-        crew.written(f"listens-{rank}")
-    crew.process.send_signal(number)
-    for rank in range(3):
-        crew.written(f"asked-{rank}")
-    assert crew.process.poll() is None
-    crew.process.send_signal(number)
-    done = crew.end()
-    assert (done.exit_code, done.message) == (code, None)
-    assert "at once" in done.out
-    assert "wrote it all" not in done.out
-
-
-def test_asked_before_it_listens(crew: Crew) -> None:
-    """A signal that comes before a process knows what to do with it has still stopped it in order, and that is told."""
-    crew.start("time.sleep(100)")
-    crew.up(0, 1)
-    crew.process.send_signal(signal.SIGTERM)
-    done = crew.end()
-    assert (done.exit_code, done.silent) == (75, True)
-    assert done.message == "stopped at once by SIGTERM; nothing is lost that was saved before"
-
-
-def test_deaf_to_requests(crew: Crew) -> None:
-    """A process that ignores them is ended some time after the second."""
-    crew.start(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); pathlib.Path(f'deaf-{rank}').write_text('y'); time.sleep(100)",
-        grace=0.2,
-    )
-    for rank in range(2):
-        crew.written(f"deaf-{rank}")
-    for _ in range(2):
-        assert crew.process.poll() is None
-        crew.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-    done = crew.end()
-    assert (done.exit_code, done.silent) == (1, True)
-    assert "processes 0 and 1 did not end by themselves and were killed" in (done.message or "")
-
-
-def test_time_to_save(crew: Crew) -> None:
-    """Once one has stopped in order, the others have longer than after a failure; then it is no order any more."""
-    program = "time.sleep(rank * 0.8); sys.exit(75)"
-    assert crew(program, grace=0.1)[:3] == (75, None, False)
-    done = crew(
-        "time.sleep(rank * 0.3); sys.exit(1 if rank == 1 else 75) if rank < 2 else time.sleep(100)", 3, grace=0.1
-    )
-    assert (done.exit_code, done.silent) == (1, False)
-    assert done.seconds < 5
-
-
 def test_what_they_started_ends_too(crew: Crew) -> None:
     """The processes that one has started, as for data, end with it."""
     program = """
@@ -386,24 +189,6 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)", *sys.arg
 sys.exit(0 if rank else 4)
 """
     assert crew(program).exit_code == 4
-
-
-@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.soak)])
-def test_supervisor_is_killed(crew: Crew, times: int) -> None:
-    """Even then none is left, one that is halted neither, whether they had started or were about to."""
-    for time_ in range(times):
-        crew.start("os.kill(os.getpid(), signal.SIGSTOP) if rank else time.sleep(100)", 3)
-        if time_ % 2 == 0:
-            crew.up(0, 1, 2)
-        else:
-            while len(crew.living()) < 3:
-                time.sleep(0.005)
-        crew.process.kill()
-        crew.process.communicate()
-        until = time.monotonic() + 5
-        while crew.living() and time.monotonic() < until:
-            time.sleep(0.02)
-        assert crew.living() == []
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.soak)])
