@@ -26,6 +26,12 @@ def hidden(place: Path, part: str) -> Path:
     return place.with_name(f".{place.name}.{secrets.token_hex(4)}.{part}")
 
 
+def said(error: OSError) -> str:
+    """What the system says of a file, and which file it is."""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file that must not exist yet, through to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

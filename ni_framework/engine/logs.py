@@ -17,7 +17,7 @@ from typing import TextIO
 
 from ni_framework.engine.interrupt import Interrupted
 from ni_framework.engine.notes import first_note, write_note
-from ni_framework.engine.team import Elsewhere, Team, lost
+from ni_framework.engine.team import Elsewhere, Team, cause, lost
 from ni_framework.errors import NIError, RunError
 
 LOGS = "logs"  # in a run folder
@@ -75,19 +75,18 @@ def _noted(folder: Path, team: Team, log: TextIO) -> Iterator[None]:
         yield
     except (Interrupted, Elsewhere):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc(file=log)
         if team.size == 1:
             raise
         if lost(error):
             raise _first(folder, team, error) from error
-        known = isinstance(error, NIError)
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        write_note(folder, team.rank, message, error.exit_code if known else 1)
+        message, exit_code, _ = cause(error)
+        write_note(folder, team.rank, message, exit_code)
         raise
 
 
-def _first(folder: Path, team: Team, error: Exception) -> NIError:
+def _first(folder: Path, team: Team, error: BaseException) -> NIError:
     end = time.monotonic() + _PATIENCE
     while (note := first_note(folder)) is None and time.monotonic() < end:
         time.sleep(0.05)

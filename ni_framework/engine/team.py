@@ -13,7 +13,9 @@ import torch.distributed as dist
 from attrs import field, frozen
 from torch import Tensor
 
-from ni_framework.errors import NIError, RunError
+from ni_framework.engine.files import said
+from ni_framework.errors import NIError, PluginError, RunError
+from ni_framework.model.blame import blame
 
 T = TypeVar("T")
 
@@ -33,11 +35,22 @@ class Waiting:
 
 
 class Elsewhere(NIError):
-    """What has failed in another process of the team, which says so itself."""
+    """What has failed in another process of the team, which says so itself; `on_disk` where a file was at fault."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, on_disk: bool = False) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.on_disk = exit_code, on_disk
+
+
+def cause(error: BaseException) -> tuple[str, int, bool]:
+    """What the other processes are told of an error: its words, its exit code, and whether it is the system's of a file."""
+    if problem := blame(error):
+        error = PluginError([problem])
+    if isinstance(error, NIError):
+        return str(error).removeprefix("error: "), error.exit_code, False
+    if isinstance(error, OSError):
+        return f"{said(error)}; check the path, its permissions and the space left", 1, True
+    return f"{type(error).__name__}: {error}", 1, False
 
 
 def lost(error: BaseException) -> bool:
@@ -118,15 +131,14 @@ class Team:
         """Ends for all processes with an error if it fails in one; nothing is sent or waited for inside."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if self.size > 1:
-                known = isinstance(error, NIError)
-                message = str(error) if known else f"{type(error).__name__}: {error}"
-                self.gather([message, error.exit_code if known else 1])
+                self.gather(cause(error))
             raise
         for rank, fault in enumerate(self.gather(None)):
             if fault is not None:
-                raise Elsewhere(f"process {rank}: {fault[0]}", fault[1])
+                message, *rest = fault
+                raise Elsewhere(f"process {rank}: {message}", *rest)
 
     def each(self, make: Callable[[], T]) -> list[T]:
         """What every process has made, a JSON document, by rank; fails for all if one fails."""

@@ -15,7 +15,7 @@ from ni_framework.engine.checkpoint import Snapshot, read_lock, save_checkpoint
 from ni_framework.engine.collapse import Collapse
 from ni_framework.engine.engine import Engine, Step
 from ni_framework.engine.evaluate import Stopped, evaluate
-from ni_framework.engine.files import replace_file
+from ni_framework.engine.files import replace_file, said
 from ni_framework.engine.golden import golden_batch
 from ni_framework.engine.interrupt import Interrupted, Request, stop_requests
 from ni_framework.engine.loader import batches
@@ -143,19 +143,23 @@ class Training:
                 with closing(batches(self.order, self.step, settings.steps, settings.workers)) as prepared:
                     self._train(prepared)
                 self._save()
-            except (Interrupted, Elsewhere):
+            except Interrupted:
+                raise
+            except Elsewhere as error:
+                if error.on_disk:
+                    raise Elsewhere(f"step {self.step}: {error}; {self._way_on()}", error.exit_code) from error
                 raise
             except (Exception, SystemExit) as error:
                 if lost(error):
                     raise
                 self._rescue()
                 if isinstance(error, OSError):
-                    raise RunError(f"step {self.step}: {_said(error)}; {self._way_on()}") from error
+                    raise RunError(f"step {self.step}: {said(error)}; {self._way_on()}") from error
                 if too_large(error):
                     reason = str(error).partition("\n")[0]
                     where = f"step {self.step + 1}: does not fit this machine: {reason}"
                     raise FitError(f"{where}; {SMALLER}") from error
-                if problem := blame(error):
+                if problem := error.problems[0] if isinstance(error, PluginError) else blame(error):
                     where = f"step {self.step + 1}: {problem.message}"
                     raise PluginError([Problem(where, hint=f"{problem.hint}; {self._way_on()}")]) from error
                 raise
@@ -273,7 +277,7 @@ class Training:
             try:
                 retain(self.run, self.keep)
             except OSError as error:  # too many checkpoints are no reason to end a run
-                self.warn(f"an old checkpoint could not be removed: {_said(error)}")
+                self.warn(f"an old checkpoint could not be removed: {said(error)}")
 
     def _stop_if_asked(self) -> None:
         complete = self.step == self.recipe.train.steps and self.evaluated
@@ -302,8 +306,3 @@ class Training:
         if self.checkpoint is None:
             return "nothing was saved yet; mend that and train again"
         return f"the last checkpoint is {self.checkpoint}; mend that and go on with ni train --resume {self.run}"
-
-
-def _said(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{where}"

@@ -18,14 +18,16 @@ from tests.faults.running import Ended, Runner
 ZERO = TEXT + "engine: {use: zero}\n"
 OVERRIDES = ("train.log_every=1", "train.evaluate_every=7", "train.average=0.9", "model.router=stochastic_kernel")
 
-# Something goes wrong in one process, at one place, in the third step: NI_FAULT=<rank>,<place>.
+# Something goes wrong in one process, the n-th time that it passes a place: FAULTY=<rank>,<place>,<n>,<how>.
 FAULTY = """
 import os, signal, sys, time
 import torch
+from ni_framework.cli.progress import Progress
+from ni_framework.contracts import hookimpl
 from ni_standard.digits import Digits
 from ni_standard.heads import Classify
 
-seen = {"data": 0, "forward": 0, "backward": 0}
+seen = {}
 
 def at(place):
     where = os.environ["FAULTY"].split(",")
@@ -49,6 +51,15 @@ def at(place):
         os.fsync = full
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+
+told = Progress.run_log
+
+@hookimpl
+def run_log(self, step, metrics):
+    told(self, step=step, metrics=metrics)
+    at("listener")
+
+Progress.run_log = run_log
 
 class Split:
     def __init__(self, split, training):

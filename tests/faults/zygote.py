@@ -120,8 +120,10 @@ class Forked:
             from ni_framework.cli import main
             from ni_framework.engine.processes import supervised
             from ni_framework.registry.one_file import forget_files
+            from ni_framework.registry.resolve import forget
 
             forget_files()
+            forget()
             with supervised():
                 main()
 
@@ -151,7 +153,9 @@ def run(request: dict[str, Any]) -> None:
     """Becomes the command."""
     from ni_framework.cli import main
     from ni_framework.engine import processes
+    from ni_framework.registry.resolve import forget
 
+    forget()  # a plugin of one file may be given
     os.chdir(request["cwd"])
     for descriptor, path in ((1, request["stdout"]), (2, request["stderr"])):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
