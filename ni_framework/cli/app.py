@@ -67,6 +67,9 @@ def ni() -> None:
 def main() -> None:
     """Runs a command; every error ends as a short message and the documented exit code (NI_DEBUG=1 shows tracebacks)."""
     as_json = "--json" in sys.argv[1:]
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # what goes wrong between processes is told, and not as a stack
     try:
         sys.exit(ni.main(prog_name="ni", standalone_mode=False))  # a number where a verb ends with `Exit`, else None
     except click.Abort:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import threading
+import time
 from collections.abc import Mapping
 from datetime import timedelta
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from ni_framework.engine.team import ALONE, Team
 from ni_framework.errors import RunError, UsageError
 from ni_framework.recipe.schema import Engine
 
 TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LATE = 5.0  # seconds after its own that torch may tell why it has found nobody
 
 
 def told(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
@@ -30,15 +36,19 @@ def told(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
             f"{absent[0]}: is not set, though {'RANK' if 'RANK' in environment else 'WORLD_SIZE'} is; start with "
             "ni train --processes, torchrun or deepspeed, which set them all"
         )
-    try:
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    except ValueError:
-        rank, size = -1, 0
-    if not 0 <= rank < size:
-        raise UsageError(
-            f"RANK: is {environment['RANK']} of WORLD_SIZE {environment['WORLD_SIZE']}; a rank is a number below the size"
-        )
+    rank, size, port = (_number(environment, name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if rank >= size:
+        raise UsageError(f"RANK: is {rank} of WORLD_SIZE {size}; the ranks are the numbers below the size, from 0 on")
+    if not 0 < port < 2**16:
+        raise UsageError(f"MASTER_PORT: is {port}; a port is a number from 1 to 65535")
     return rank, size
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UsageError(f"{name}: is {text[:80]!r} and no number; the launcher sets it, so nobody else should")
+    return int(text)
 
 
 def join(engine: Engine) -> Team:
@@ -73,12 +83,9 @@ def _share_cores(size: int) -> None:
 def _begin(rank: int, size: int, timeout: float, alone: bool) -> None:
     waits = timedelta(seconds=timeout)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = dist.HashStore() if alone else None  # pyright: ignore[reportPrivateImportUsage]
     try:
-        if store is not None:
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=waits)
-        else:
-            dist.init_process_group(backend, init_method="env://", timeout=waits)
+        store = dist.HashStore() if alone else _meet(rank, waits)  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=waits)
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).partition("\n")[0][:200]
@@ -86,3 +93,44 @@ def _begin(rank: int, size: int, timeout: float, alone: bool) -> None:
             f"process {rank} of {size} on {socket.gethostname()} found no others at {where} in {timeout:g} s ({reason}); "
             "check MASTER_ADDR and MASTER_PORT, that the port is free and reachable, and that all processes are started"
         ) from error
+
+
+def _meet(rank: int, waits: timedelta) -> Any:
+    """The store in which the processes write where they are.
+
+    Beside this thread, because torch waits without end for who takes up the connection and is not one of them; and so that
+    signals are heard. Raises `TimeoutError`.
+    """
+    answers: SimpleQueue[Any] = SimpleQueue()
+
+    def meet() -> None:
+        try:
+            if rank:
+                _reach(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), waits.total_seconds())
+            store, _, _ = next(rendezvous("env://", timeout=waits))
+            store.set_timeout(waits)
+            answers.put(store)
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=meet, daemon=True).start()
+    try:
+        answer = answers.get(timeout=waits.total_seconds() + _LATE)
+    except Empty:
+        raise TimeoutError("who is there does not answer") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _reach(address: str, port: int, seconds: float) -> None:
+    """Waits until somebody listens there: torch, which would do so too, prints a stack where nobody does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((address, port), max(end - time.monotonic(), 0.1)).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
