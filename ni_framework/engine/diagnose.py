@@ -33,8 +33,10 @@ class Diagnosis:
         return f"{samples}; first that is not finite: {self.origin}" if self.origin else samples
 
 
-def diagnose(model: Interpreter, parts: Sequence[Batch], autocast: torch.autocast) -> Diagnosis:
-    """Runs a batch once more, part by part, and looks at every module; the gradients must still be there."""
+def diagnose(
+    model: Interpreter, parts: Sequence[Batch], autocast: torch.autocast, gradient: str | None = None
+) -> Diagnosis:
+    """Runs a batch once more, part by part, and looks at every module; `gradient` is the parameter with the first bad one."""
     places: list[int] = []
     losses: list[Tensor] = []
     origin = None
@@ -61,7 +63,7 @@ def diagnose(model: Interpreter, parts: Sequence[Batch], autocast: torch.autocas
     if not places:  # everything is finite, but too large: the largest losses are to blame
         loss_B = torch.cat(losses)
         places = loss_B.topk(min(3, len(loss_B))).indices.tolist()
-    return Diagnosis(places, origin or _bad_gradient(model))
+    return Diagnosis(places, origin or (f"the gradient of {gradient}" if gradient else None))
 
 
 @contextmanager
@@ -82,13 +84,6 @@ def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _bad_gradient(model: nn.Module) -> str | None:
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            return f"the gradient of {name}"
-    return None
 
 
 def _finite(value: Any) -> bool:

@@ -61,6 +61,7 @@ class Engine(ABC):
         freeze(model, self.held)
         self.guard = Guard(recipe.train.skip)
         self.scale = LossScale() if recipe.train.precision == "fp16" else None
+        self._bad_gradient: str | None = None  # the first parameter whose gradient was not finite in a step left out
         self.updating = False  # between two steps, when weights and optimizer do not belong together
 
     optimizer: Any  # torch's, or one that stands for it
@@ -189,6 +190,9 @@ class Engine(ABC):
         # The loss is not scaled: one that is not finite is a fault, which no smaller factor would mend.
         overflow = self.scale is not None and math.isfinite(total) and self.scale.overflows(norm)
         if overflow or (fault := self.guard.fault(total, norm)):
+            # Where the loss is not finite, neither are most gradients, and the forward tells more.
+            alone = fault is not None and math.isfinite(total) and not math.isfinite(norm)
+            self._bad_gradient = self._first_bad_gradient() if alone else None
             self._drop()
         else:
             self.updating = True
@@ -216,7 +220,19 @@ class Engine(ABC):
     def diagnose(self, batch: Batch) -> Diagnosis:
         """What went wrong in the step on this batch that was skipped just now, as this process sees it."""
         self.model.train()
-        return diagnose(self.model, parts(to(batch, self.device), self.parts), self.autocast())
+        return diagnose(self.model, parts(to(batch, self.device), self.parts), self.autocast(), self._bad_gradient)
+
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """The gradients of the whole batch that lie in this process, or pieces of them, by parameter."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                yield name, parameter.grad
+
+    def _first_bad_gradient(self) -> str | None:
+        """The first parameter of the model whose gradient is not finite, wherever that lies."""
+        found = {name for name, gradient in self._gradients() if not gradient.isfinite().all()}
+        found = {name for names in self.team.gather(sorted(found)) for name in names}
+        return next((name for name, _ in self.model.named_parameters() if name in found), None)
 
     def _answers(
         self, logits: dict[str, Tensor], part: Batch, counts: dict[str, Tensor]
@@ -251,9 +267,10 @@ def clipped(model: nn.Module, clip: float | None, factor: float = 1.0) -> Tensor
     if factor != 1:
         for gradient in gradients:
             gradient.div_(factor)
-    if clip is not None:
-        return nn.utils.clip_grad_norm_(trainable(model), clip)
-    return nn.utils.get_total_norm(gradients)
+    norm = nn.utils.get_total_norm(gradients)
+    if clip is not None:  # by a norm that is not finite all gradients would become so, and which was first be lost
+        nn.utils.clip_grads_with_norm_(trainable(model), clip, torch.where(norm.isfinite(), norm, 0))
+    return norm
 
 
 def parts_of(recipe: Recipe, size: int) -> int:

@@ -133,4 +133,4 @@ def _reach(address: str, port: int, seconds: float) -> None:
         except OSError:
             if time.monotonic() > end:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.2)

@@ -87,7 +87,7 @@ class LocalEngine(Engine):
         self.optimizer.step()
 
     def _drop(self) -> None:
-        """The gradients are left for `diagnose`."""
+        """Nothing is to be done."""
 
     def _average(self) -> None:
         if self._averaged is not None:

@@ -22,7 +22,10 @@ class LossScale:
 
     def overflows(self, norm: float) -> bool:
         """Whether a gradient of this norm has left the range, so that its step is no step; at the least factor it never has."""
-        if math.isfinite(norm) or self.factor <= LEAST:
+        if not math.isfinite(norm) and self.factor <= LEAST:
+            self.good = 0
+            return False
+        if math.isfinite(norm):
             self.good += 1
             if self.good == PATIENCE:
                 self.factor, self.good = self.factor * 2, 0

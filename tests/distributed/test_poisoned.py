@@ -91,6 +91,19 @@ def test_a_weight_of_one_process(two: Processes, tmp_path: Path, stage: int, ran
     assert f"in process {1 - rank}" not in results[0]["text"]
 
 
+@pytest.mark.parametrize("stage", range(4))
+def test_a_gradient_of_one_process(two: Processes, tmp_path: Path, stage: int) -> None:
+    """Every process has its part in it then; which parameter's it is, all say, wherever it is kept."""
+    settings = ["train.steps=9", f"engine.stage={stage}", "train.skip.budget=3"]
+    run, name = str(tmp_path / "run"), f"{MODULE}.weight"
+    results = two.call(f"{WORK}:poisoned_gradient", run, [*COMMON, *settings], 1, 2, name)
+    assert of(results, "error") == ["RunError", "RunError"]
+    assert len(set(of(results, "text"))) == 1
+    assert "step 5: 3 steps in a row were skipped" in results[0]["text"]
+    assert "and the norm of the gradient " in results[0]["text"]
+    assert results[0]["text"].count(f"first that is not finite: the gradient of {name};") == 2
+
+
 @pytest.mark.parametrize("stage", [0, 3])
 def test_a_spike_in_one_process(two: Processes, tmp_path: Path, stage: int) -> None:
     """Is one if the loss of all is one, and all judge alike."""

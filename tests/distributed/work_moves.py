@@ -301,6 +301,17 @@ def poisoned_weight(run: str, overrides: list[str], rank: int, step: int, name: 
     return {"warned": warned.found, **ended}
 
 
+def poisoned_gradient(run: str, overrides: list[str], rank: int, step: int, name: str) -> dict[str, Any]:
+    """Trains; after a step one of the gradients that a process computes is no number."""
+
+    def poison(engine: Any, number: int) -> None:
+        if (number, _rank()) == (step, rank):
+            dict(engine.model.named_parameters())[name].register_hook(lambda gradient: gradient * float("nan"))
+
+    with _after_step(poison):
+        return failing(lambda: trained(run, overrides))
+
+
 def spiked(run: str, overrides: list[str], rank: int, factors: dict[str, float]) -> dict[str, Any]:
     """Trains with a guard that has seen enough; at some steps one process's loss is larger by a factor.
 

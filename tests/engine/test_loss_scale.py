@@ -78,8 +78,9 @@ def test_the_factor_grows_again() -> None:
     again.load_state(scale.state())
     assert not again.overflows(1.0)
     assert (again.factor, again.good) == (START, 0)
-    again.factor = LEAST
+    again.factor, again.good = LEAST, PATIENCE - 1
     assert not again.overflows(float("nan"))  # what is not finite at the least factor is the guard's affair
+    assert (again.factor, again.good) == (LEAST, 0)
 
 
 def test_fp16_without_a_gpu(tmp_path: Path) -> None:

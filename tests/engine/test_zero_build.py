@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.abc import MetaPathFinder
+from typing import Any
+
 import pytest
 
 from ni_framework.engine.team import Team
-from ni_framework.engine.zero.build import device_of
+from ni_framework.engine.zero.build import device_of, import_deepspeed
 from ni_framework.errors import RunError
 
 
@@ -18,4 +22,24 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == (
         "process 2 is number 2 on this machine, counted from 0, and there are 2 GPUs; "
         "start as many processes here as there are GPUs"
+    )
+
+
+@pytest.mark.parametrize("fault", [ImportError, RuntimeError, OSError, AttributeError])
+def test_deepspeed_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, fault: type[Exception]) -> None:
+    """Whatever it fails with: a broken one is told as an absent one is."""
+
+    class Broken(MetaPathFinder):
+        def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+            if fullname == "deepspeed":
+                raise fault("made for\nanother torch")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deepspeed"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("sys.meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(RunError) as caught:
+        import_deepspeed(sys.stderr)
+    assert str(caught.value) == (
+        f"engine.use: zero needs deepspeed, which cannot be imported ({fault.__name__}: made for another torch); "
+        "pip install --upgrade deepspeed"
     )

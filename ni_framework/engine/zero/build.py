@@ -39,9 +39,10 @@ def import_deepspeed(log: TextIO) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import deepspeed
-    except ImportError as error:
+    except Exception as error:  # a broken one, or one for another torch, fails in any way
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise RunError(
-            f"engine.use: zero needs deepspeed, which cannot be imported ({error}); pip install --upgrade deepspeed"
+            f"engine.use: zero needs deepspeed, which cannot be imported ({reason}); pip install --upgrade deepspeed"
         ) from error
     finally:
         sys.stdout = stdout

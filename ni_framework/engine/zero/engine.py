@@ -174,6 +174,16 @@ class ZeroEngine(Engine):
         self._verdict = self._norm_of_all()
         return self._verdict / factor
 
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        if not self.stage:
+            yield from super()._gradients()
+            return
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        groups = self.optimizer.fp16_groups if self.stage == 3 else self.optimizer.params_in_partition
+        for number, pieces in self.optimizer.averaged_gradients.items():
+            for parameter, piece in zip(groups[number], pieces or (), strict=False):  # a last one may be padding
+                yield names[id(parameter)], piece
+
     def _take(self) -> None:
         self.zero.step()
         if not self.zero.was_step_applied():
