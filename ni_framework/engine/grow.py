@@ -198,7 +198,7 @@ class Change(NamedTuple):
 
 
 def save_grown(
-    out: Path, before: Whole, growth: Growth, tensors: Tensors
+    out: Path, before: Whole, growth: Growth, tensors: Tensors, step: int
 ) -> tuple[Path, Change, dict[Function, float]]:
     """Writes a run folder with one checkpoint, in one step; returns that, how answers have changed, and open pairs.
 
@@ -207,7 +207,7 @@ def save_grown(
     """
     if out.exists():
         raise UsageError(f"{out}: is there already; name another folder with -o")
-    recipe, step = growth.recipe, before.manifest.step
+    recipe = growth.recipe
     model, old = build_model(recipe), before.model()
     model.load_state_dict(tensors.averages or tensors.weights)
     golden = golden_batch(model)

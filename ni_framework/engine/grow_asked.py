@@ -73,7 +73,7 @@ def grow(
             raise UsageError(
                 f"{asked.imported}: is a delta, which makes a whole model of its base; give no other option with it"
             )
-        return _saved(out, before, *_of_delta(before, delta, asked.imported), asked, say)
+        return _saved(out, before, *_of_delta(before, delta, asked.imported), delta.step, asked, say)
     growth = growing.unchanged(recipe)
     scripts = range(len(recipe.model.program)) if asked.script is None else [growing.only_script(recipe, asked.script)]
     tasks = _tasks(asked.tasks)
@@ -101,14 +101,15 @@ def grow(
         for step in (arranged(growth, init), *(brought(growth, *of) for of in arrange)):
             step(weights, outline)
 
-    return _saved(out, before, growth, grown_tensors(before, growth, arranging), asked, say)
+    tensors = grown_tensors(before, growth, arranging)
+    return _saved(out, before, growth, tensors, before.manifest.step, asked, say)
 
 
 def _saved(
-    out: Path, before: Whole, growth: Growth, tensors: Tensors, asked: Asked, say: Callable[[str], object]
+    out: Path, before: Whole, growth: Growth, tensors: Tensors, step: int, asked: Asked, say: Callable[[str], object]
 ) -> dict[str, Any]:
     recipe = before.recipe
-    place, change, opened = save_grown(out, before, growth, tensors)
+    place, change, opened = save_grown(out, before, growth, tensors, step)
     for function, part in opened.items():
         if not part:
             say(
