@@ -27,11 +27,13 @@ from ni_framework.engine.manifest import (
     TRAINING,
     WEIGHTS,
     Manifest,
+    check_file,
     file_entry,
     manifest_bytes,
     read_checked,
     read_manifest,
     shard_name,
+    shards_of,
 )
 from ni_framework.engine.pieces import State, held
 from ni_framework.engine.proof import changes, prove, words
@@ -215,8 +217,12 @@ def begin_with(engine: Any, folder: Path) -> list[str]:
     Nothing is proven: whoever takes weights into a recipe of their own wants another model, and its code may have changed on
     purpose, so that this is the way on where proof fails. That it has changed is told.
     """
-    manifest = read_manifest(folder)
-    engine.load_weights(Stored(folder, manifest, inference_weights(manifest)), None, folder)
+    manifest, team = read_manifest(folder), engine.team
+    name = inference_weights(manifest)
+    with team.agreed():  # each looks at its share of the files for all
+        for shard in shards_of(manifest.files, name)[team.rank :: team.size]:
+            check_file(folder, manifest, shard)
+    engine.load_weights(Stored(folder, manifest, name, checked=True), None, folder)
     changed = changes(read_lock(folder, manifest))
     return [f"begins with weights that other code has trained: {words(changed)}"] if changed else []
 

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from ni_framework.engine.checkpoint import proven, read_recipe
 from ni_framework.engine.manifest import MANIFEST, Manifest, check_files, read_manifest
-from ni_framework.engine.run_folder import CHECKPOINTS, checkpoints_of, find_checkpoint, newest_good
+from ni_framework.engine.run_folder import CHECKPOINTS, checkpoints_of, find_checkpoint, newest_good, pointed_to
 from ni_framework.engine.team import ALONE, Elsewhere, Team
 from ni_framework.errors import CheckpointError, UsageError
 from ni_framework.recipe import Recipe
@@ -80,10 +80,12 @@ def find_resumption(path: Path, overrides: Sequence[str] = (), team: Team = ALON
                 raise
             raise CheckpointError(str(error).partition(": ")[2]) from error
 
-    if path.exists() and not (path / MANIFEST).is_file() and checkpoints_of(path):
-        checkpoint, manifest, damaged = newest_good(path, check)
+    one, several, newest = team.lead(lambda: _seen(path))  # by one for all: another run may be writing there
+    if one is None:
+        seen = [Path(folder) for folder in several], Path(newest) if newest else None
+        checkpoint, manifest, damaged = newest_good(path, check, seen)
     else:
-        checkpoint, damaged = find_checkpoint(path), []
+        checkpoint, damaged = Path(one), []
         manifest = check(checkpoint)
     notes = [f"passed over a checkpoint: {fault}" for fault in damaged]
     with team.agreed():
@@ -97,6 +99,14 @@ def find_resumption(path: Path, overrides: Sequence[str] = (), team: Team = ALON
     if step == steps and manifest.evaluated:
         raise UsageError(f"{checkpoint}: has done all of its {steps} steps; raise train.steps to go on")
     return Resumption(checkpoint, manifest, recipe, tuple(notes), bool(damaged))
+
+
+def _seen(path: Path) -> tuple[str | None, list[str], str | None]:
+    """The checkpoint that is named; or else those of a run folder, and which of them should be the newest."""
+    if path.exists() and not (path / MANIFEST).is_file() and (several := checkpoints_of(path)):
+        newest = pointed_to(path)
+        return None, [str(folder) for folder in several], str(newest) if newest else None
+    return str(find_checkpoint(path)), [], None
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

@@ -129,14 +129,18 @@ def pointed_to(run: Path) -> Path | None:
     return path.with_name(name) if name == Path(name).name and step_of(Path(name)) is not None else None
 
 
-def newest_good(run: Path, check: Callable[[Path], Manifest] = check_files) -> tuple[Path, Manifest, list[str]]:
+def newest_good(
+    run: Path,
+    check: Callable[[Path], Manifest] = check_files,
+    seen: tuple[list[Path], Path | None] | None = None,
+) -> tuple[Path, Manifest, list[str]]:
     """The newest checkpoint of a run whose files agree with its manifest, and what is wrong with those after it.
 
-    Raises `CheckpointError` if none is whole.
+    `seen` are the checkpoints to choose from and the one that should be the newest, where another has looked. Raises
+    `CheckpointError` if none is whole.
     """
     faults: list[str] = []
-    found = checkpoints_of(run)
-    expected = pointed_to(run)
+    found, expected = seen or (checkpoints_of(run), pointed_to(run))
     if expected is not None and expected not in found:
         faults.append(f"{expected}: is missing, and was saved last; use another checkpoint")
     for folder in reversed(found):

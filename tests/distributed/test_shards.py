@@ -213,6 +213,24 @@ def test_processes_pass_over_a_damaged_shard(two: Processes, copied: Path, how: 
     assert newest_good(copied)[0] == newest
 
 
+def test_one_process_looks_for_all(two: Processes, copied: Path) -> None:
+    """Where another sees fewer checkpoints, they go on from the same, and are told the same."""
+    older, newest = checkpoints_of(copied)
+    damaged(newest, older, "missing", random.Random(5))
+    results = two.call(f"{WORK}:resumed_where_one_sees_less", str(copied))
+    assert any("passed over" in text for _, text in results[0]["warned"])
+    assert results[0]["steps"] == results[1]["steps"] == [2]
+
+
+def test_weights_to_begin_with_are_looked_at_once(two: Processes, copied: Path, tmp_path: Path) -> None:
+    """By all together, and only what is read."""
+    newest = str(checkpoints_of(copied)[-1])
+    settings = [*WIDE, *at_stage(3), "train.steps=1"]
+    seen = two.call(f"{WORK}:begun_with", newest, str(tmp_path / "begun"), settings)
+    assert [len(files) for files in seen] == [2, 2]
+    assert sorted(seen[0] + seen[1]) == [f"average-{rank}-of-4.safetensors" for rank in range(4)]
+
+
 def test_manifest_with_a_shard_too_few(copied: Path) -> None:
     """Also where the manifest agrees with what is there."""
     from ni_framework.engine.manifest import manifest_bytes

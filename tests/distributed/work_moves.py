@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch, hookimpl
-from ni_framework.engine import checkpoint, stored, training
+from ni_framework.engine import checkpoint, run_folder, stored, training
+from ni_framework.engine import resume as resumption
 from ni_framework.engine.engine import Engine, Step
 from ni_framework.engine.guard import RECENT
 from ni_framework.engine.live_bytes import LiveBytes
+from ni_framework.engine.manifest import check_file
 from ni_framework.engine.order import Order
 from ni_framework.engine.pieces import Piece, held
 from ni_framework.engine.trainer import resume, train
@@ -58,6 +60,30 @@ def resumed_in_place(run: str) -> dict[str, Any]:
     with _after_step(lambda _, number: steps.append(number)):
         resume(Path(run), (), listeners=[warned])
     return {"warned": warned.found, "steps": steps}
+
+
+def resumed_where_one_sees_less(run: str) -> dict[str, Any]:
+    """The same; process 1 sees only the oldest checkpoint, as if it had looked before the others were written."""
+    listed = run_folder.checkpoints_of
+    with ExitStack() as stack:
+        for module in (run_folder, resumption) if _rank() else ():
+            stack.enter_context(patch.object(module, "checkpoints_of", lambda path: listed(path)[:1]))
+        return resumed_in_place(run)
+
+
+def begun_with(path: str, run: str, overrides: list[str]) -> list[str]:
+    """Begins a run with a checkpoint's weights; the files that this process has compared with the manifest."""
+    seen: list[str] = []
+
+    def check(folder: Path, manifest: Any, name: str) -> None:
+        seen.append(name)
+        check_file(folder, manifest, name)
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for module in (checkpoint, stored):
+            stack.enter_context(patch.object(module, "check_file", check))
+        train(small_recipe(Path(folder), *overrides), Path(run), start=path)
+    return seen
 
 
 def failing(function: Callable[[], Any]) -> dict[str, Any]:
