@@ -48,6 +48,14 @@ def test_a_straggler_is_named(two: Processes, tmp_path: Path, stage: int) -> Non
     assert [entry for entry in alike[0] if "holds up" in entry[1]] == []
 
 
+@pytest.mark.parametrize("number", [1, 3, 257])
+def test_fewer_samples_than_processes(four: Processes, number: int) -> None:
+    """Some then have none to evaluate, or fewer than others; the figures are those of one process."""
+    for together, alone in four.call("tests.distributed.work_together:evaluated", number):
+        assert together.keys() == alone.keys() == {"test/accuracy", "test/loss"}
+        assert together == pytest.approx(alone, rel=0, abs=1e-6)
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ni_framework.contracts import hookimpl
+from torch import Tensor
+
+from ni_framework import build_model
+from ni_framework.contracts import Batch, Split, hookimpl
+from ni_framework.engine.evaluate import evaluate
+from ni_framework.engine.join import join
 from ni_framework.engine.order import Order
 from ni_framework.engine.trainer import train
 from ni_framework.errors import NIError
+from ni_framework.model.compose import build_data
 from tests.engine.small import small_recipe
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -52,3 +58,25 @@ def paced(run: str, stage: int, slow: float) -> list[Any]:
     with mock.patch.object(Order, "__getitem__", late):
         train(recipe, Path(run), listeners=[warned])
     return [list(entry) for entry in warned.messages]
+
+
+class Few:
+    """The first samples of a split."""
+
+    def __init__(self, split: Split, number: int) -> None:
+        self.split, self.number = split, number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def batch(self, index_B: Tensor, key_B: Tensor | None) -> Batch:
+        return self.split.batch(index_B, key_B)
+
+
+def evaluated(number: int) -> list[dict[str, float]]:
+    """The metrics of a few samples, by all processes together and by this one alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = small_recipe(Path(folder), "engine.use=zero")
+    team, model = join(recipe.engine), build_model(recipe)
+    few = Few(build_data(recipe).open()["test"], number)
+    return [evaluate(model, few, team=team), evaluate(model, few)]
