@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ni_framework import load_model
 from ni_framework.engine.evaluate import evaluate
-from ni_framework.engine.manifest import AVERAGE, TRAINING, WEIGHTS, check_files, read_manifest, shards_of
+from ni_framework.engine.manifest import AVERAGE, MANIFEST, TRAINING, WEIGHTS, check_files, read_manifest, shards_of
 from ni_framework.engine.run_folder import checkpoints_of, newest_good, pointed_to
 from ni_framework.engine.verify import verify
 from ni_framework.errors import CheckpointError
@@ -94,7 +94,7 @@ def test_what_a_move_to_stage_3_holds(
         load, save = result["load"], result["save"]
         assert load["bytes"] <= 1.2 * own
         assert load["peak"] <= 1.3 * own  # 1.25 was seen: what is stored, and a copy of the weights
-        assert save["peak"] <= 0.1 * own
+        assert save["peak"] <= 0.1 * own + 4 * (Path(checkpoint) / MANIFEST).stat().st_size  # what all say of their parts
         assert (load["gathered"], save["gathered"]) == (0, 0)
         for name, number in result["whole"].items():
             piece = -(-number // 4)

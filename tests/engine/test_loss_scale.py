@@ -67,6 +67,15 @@ def test_a_gradient_out_of_range_changes_nothing(tmp_path: Path, name: str) -> N
     engine.close()
 
 
+def test_nothing_of_deepspeed_stays(tmp_path: Path) -> None:
+    """It puts a linear map of its own in the place of torch's, for all models of the process."""
+    linear = torch.nn.functional.linear
+    engine, _ = engine_of(tmp_path, "stage 3", "fp32")
+    assert torch.nn.functional.linear is not linear
+    engine.close()
+    assert torch.nn.functional.linear is linear
+
+
 def test_the_factor_grows_again() -> None:
     """After 2,000 steps without an overflow; and goes on from what was stored."""
     scale = LossScale()

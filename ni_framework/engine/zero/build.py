@@ -145,9 +145,11 @@ def differentiable(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, 
 
 
 def forget() -> None:
-    """Clears what outlives a destroyed engine: a stack of modules, a cache on a method, and where the log goes."""
-    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+    """Clears what outlives a destroyed engine: modules, a cache on a method, torch's linear map, and where the log goes."""
+    from deepspeed.runtime.zero import parameter_offload, partition_parameters, partitioned_param_coordinator
 
+    replaced = partition_parameters.InsertPostInitMethodToModuleSubClasses
+    torch.nn.functional.linear = getattr(replaced, "linear_bk", torch.nn.functional.linear)
     parameter_offload.FWD_MODULE_STACK.clear()
     coordinator = partitioned_param_coordinator.PartitionedParameterCoordinator
     for cell in vars(coordinator)["_PartitionedParameterCoordinator__params_to_release"].__closure__:
