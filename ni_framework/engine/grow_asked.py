@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ni_framework.engine.grow import (
 from ni_framework.engine.manifest import read_manifest
 from ni_framework.engine.parcel import Delta, Functions, functions_of, read_parcel, weights_of
 from ni_framework.engine.provenance import locked
+from ni_framework.engine.usage import usage
 from ni_framework.engine.whole import Whole
 from ni_framework.errors import CheckpointError, RunError, UsageError
 from ni_framework.model import growth as growing
@@ -78,8 +79,11 @@ def grow(
     scripts = range(len(recipe.model.program)) if asked.script is None else [growing.only_script(recipe, asked.script)]
     tasks = _tasks(asked.tasks)
     init = _init(asked, recipe)
-    if asked.remove:
-        growth = growing.remove(growth, growing.functions_named(asked.remove.split(","), recipe, asked.script))
+    gone = growing.functions_named(asked.remove.split(","), recipe, asked.script) if asked.remove else []
+    if asked.below is not None:
+        gone += _little_used(before, asked.below, scripts, say)
+    if gone:
+        growth = growing.remove(growth, gone)
     if tasks:
         growth = growing.with_tasks(growth, tasks, before.tasks)
     arrange: list[tuple[list[Function], Functions, object]] = []
@@ -94,6 +98,8 @@ def grow(
     if asked.iterations:
         growth = growing.with_iterations(growth, asked.iterations, scripts)
     if growth.recipe == recipe and not asked.overrides:
+        if asked.below is not None:
+            raise UsageError(f"each function takes at least {asked.below:.2%} of an element, so that none is removed")
         raise UsageError("nothing to do; say what: --add, --remove, --tasks, --iterations, --merge or --import")
     growth = settled(before, growth, asked.overrides, LEARN[asked.freeze])
 
@@ -127,7 +133,7 @@ def _saved(
         "change": change._asdict(),
         "added": [{"script": of.script, "function": of.number, "open": part} for of, part in opened.items()],
     }
-    if asked.remove or asked.iterations:
+    if asked.remove or asked.below is not None or asked.iterations:
         document |= _held_out(before, place, say)
     return document
 
@@ -182,6 +188,20 @@ def _body_of(parcel: Functions, before: Whole, place: int) -> Choice | None:
     given = {name.removeprefix("body/"): value for name, value in parcel.tensors.items() if name.startswith("body/")}
     same = own.keys() == given.keys() and all(own[name].equal(value) for name, value in given.items())
     return None if same and choice == before.recipe.model.program[place].body else choice
+
+
+def _little_used(before: Whole, below: float, scripts: Iterable[int], say: Callable[[str], object]) -> list[Function]:
+    """The functions of these scripts that take less than a share `below` of an element, on held-out data, in each task's mean."""
+    found = []
+    uses = usage(before.model(), build_data(before.recipe).open()["test"])
+    for script in scripts:
+        # What one task needs stays, however seldom others do.
+        use_U = uses[script].mean(dim=0).nan_to_num(0).amax(dim=0)
+        for number, use in enumerate(use_U.tolist()):
+            if use < below:
+                say(f"script {script}, f{number} takes {use:.2%} of an element, and is removed")
+                found.append(Function(script, number))
+    return found
 
 
 def _held_out(before: Whole, place: Path, say: Callable[[str], object]) -> dict[str, Any]:

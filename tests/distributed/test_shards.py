@@ -94,7 +94,9 @@ def test_what_a_move_to_stage_3_holds(
         load, save = result["load"], result["save"]
         assert load["bytes"] <= 1.2 * own
         assert load["peak"] <= 1.3 * own  # 1.25 was seen: what is stored, and a copy of the weights
-        assert save["peak"] <= 0.1 * own + 4 * (Path(checkpoint) / MANIFEST).stat().st_size  # what all say of their parts
+        assert (
+            save["peak"] <= 0.1 * own + 4 * (Path(checkpoint) / MANIFEST).stat().st_size
+        )  # what all say of their parts
         assert (load["gathered"], save["gathered"]) == (0, 0)
         for name, number in result["whole"].items():
             piece = -(-number // 4)
