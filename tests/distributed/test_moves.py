@@ -249,3 +249,13 @@ def test_processes_that_cannot_share_a_batch(tmp_path: Path) -> None:
     assert "train.batch: 3 processes cannot share a batch of 8 in 4 parts evenly" in text
     assert "use another batch, or as many processes as one of 1, 2, 4, 8" in text
     assert [parts_of(recipe, size) for size in (1, 2, 4, 8)] == [4, 2, 1, 1]
+
+
+def test_small_weights_that_are_never_divided(run: Run, tmp_path: Path) -> None:
+    """Stage 3 as it is without other settings goes on too, with all that it does not divide."""
+    stay, place = tmp_path / "stay", (3, 2)
+    bare = [*COMMON, "engine.use=zero", "engine.stage=3"]
+    run([(place, {"run": str(stay), "overrides": bare, "every": 1})])
+    run([(place, {"run": str(tmp_path / "on"), "path": str(at(stay, CUT)), "overrides": []})])
+    stayed, gone_on = contents(at(stay, STEPS)), contents(at(tmp_path / "on", STEPS))
+    assert [name for name in stayed if not torch.equal(stayed[name], gone_on[name])] == []

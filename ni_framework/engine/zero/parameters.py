@@ -165,10 +165,12 @@ class Parameters:
     def _refresh(self) -> None:
         """Has the model's weights follow those that the optimizer updates."""
         if self.stage == 3:
+            # What was whole is whole again after it, and nothing else: the first step fails on what DeepSpeed did not gather.
+            whole = [p for p in self.optimizer.persistent_parameters if p.ds_status.name == "AVAILABLE"]
             self.optimizer._partition_all_parameters()
             for group in range(len(self.optimizer.fp16_groups)):
                 self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
-            if persistent := self.optimizer.persistent_parameters:
-                persistent[0].all_gather(persistent)
+            if whole:
+                whole[0].all_gather(whole)
         elif self.stage:
             self.optimizer.update_lp_params()
