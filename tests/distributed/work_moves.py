@@ -231,7 +231,7 @@ def _rank() -> int:
 
 
 def _poison(engine: Any) -> None:
-    views = engine.parameters.views()
+    views = list(engine.parameters.present())
     if engine.stage == 0:  # every process stores its share
         share = engine.team.share(views[0].numel())
         views[0].view(-1)[share.start] = float("nan")

@@ -91,7 +91,10 @@ def spread(
 ) -> Interpreter:
     """The model of a recipe, of which no process ever holds more than one module: each is divided once it has its values."""
 
+    swapper = None  # one for all: each new one deletes what those before it have put on the disk
+
     def divide(module: nn.Module) -> None:
+        nonlocal swapper
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
         without_empty(module)
@@ -100,7 +103,8 @@ def spread(
         for parameter in scalars:
             parameter.data = parameter.data.view(1)  # DeepSpeed cannot send one without a dimension
         if parameters:
-            deepspeed.zero.Init(module=_Own(parameters), config_dict_or_path=settings)
+            own = _Own(parameters)
+            swapper = deepspeed.zero.Init(own, config_dict_or_path=settings, param_swapper=swapper).param_swapper
         for parameter in scalars:
             parameter.ds_shape = torch.Size(())  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -30,6 +30,7 @@ from ni_framework.engine.zero.build import (
     spread,
     without_empty,
 )
+from ni_framework.engine.zero.disk import check_async_io, folder_for
 from ni_framework.engine.zero.in_order import InOrder
 from ni_framework.engine.zero.parameters import Parameters
 from ni_framework.engine.zero.settings import check_device, settings_of
@@ -69,7 +70,13 @@ class ZeroEngine(Engine):
         self.stage, self._device = recipe.engine.stage or 0, device_of(team)
         self._cache = self.stage < 3  # it would keep copies of all scripts' weights until the last one is done
         check_device(recipe, self._device)
-        settings = settings_of(recipe, team.size, parts_of(recipe, team.size), Path(log.name).parent if log else Path())
+        self._disk = None
+        if recipe.engine.offload == "nvme":
+            self._disk = folder_for(recipe)
+            check_async_io()
+        where = Path(log.name).parent if log else Path()
+        disk = self._disk and self._disk.name
+        settings = settings_of(recipe, team.size, parts_of(recipe, team.size), where, disk)
         if self.stage == 3:
             model = spread(deepspeed, recipe, settings, self._device, build)
             deepspeed.utils.set_z3_leaf_modules(model, [Script])
@@ -91,7 +98,7 @@ class ZeroEngine(Engine):
         for script in model.scripts:
             script.register_forward_pre_hook(differentiable, prepend=True)
         self.optimizer = self.zero.optimizer
-        self.parameters = Parameters(self.zero, self.stage, team)
+        self.parameters = Parameters(self.zero, self.stage, team, disk)
         if self.held:
             hold(self.parameters.inner, lambda: self.parameters.leading(self.held))
         self._in_order = InOrder(model, self.optimizer) if self.stage in (1, 2) else None
@@ -107,6 +114,8 @@ class ZeroEngine(Engine):
         """Gives back what DeepSpeed would hold for ever."""
         self.zero.destroy()
         forget()
+        if self._disk is not None:
+            self._disk.cleanup()
 
     @contextmanager
     def inference(self) -> Iterator[Interpreter]:
@@ -202,7 +211,7 @@ class ZeroEngine(Engine):
         factor = self.train.average
         assert factor is not None
         weight = 1 - factor if self._count else 1.0
-        for average, value in zip(self._averages, self.parameters.views(), strict=True):
+        for value, average in zip(self.parameters.present(), self._averages, strict=True):
             average.lerp_(value, weight)
         self._count += 1
 

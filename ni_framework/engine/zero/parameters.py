@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,31 +12,33 @@ from torch import Tensor
 from ni_framework.engine.pieces import Piece, State, cut
 from ni_framework.engine.stored import Stored
 from ni_framework.engine.team import Team
-from ni_framework.engine.zero.fragments import fragments_of
-from ni_framework.errors import CheckpointError, RunError
+from ni_framework.engine.zero.disk import kept
+from ni_framework.engine.zero.fragments import Fragment, fragments_of
+from ni_framework.engine.zero.swapped import group_in_memory, part_in_memory
+from ni_framework.errors import CheckpointError
 
 SCALARS = ("step",)  # what an optimizer remembers of a parameter as a whole
 
 
 class Parameters:
-    """Trained parameters as fragments, which the optimizer updates, and beside them frozen ones and buffers."""
+    """Trained parameters as fragments, which the optimizer updates, and beside them frozen ones and buffers.
 
-    def __init__(self, engine: Any, stage: int, team: Team) -> None:
+    Those on a disk are in memory one group at a time; copies of them go to files in `disk`, a folder there.
+    """
+
+    def __init__(self, engine: Any, stage: int, team: Team, disk: str | None = None) -> None:
         self.model, self.optimizer, self.stage, self.team = engine.module, engine.optimizer, stage, team
-        self.fragments = fragments_of(engine, stage, team.rank)
-        if any(fragment.flat.numel() < fragment.offset + fragment.length for fragment in self.fragments):
-            raise RunError(
-                "engine.offload: weights on a disk cannot be stored in checkpoints yet; use `offload: cpu`, or more processes"
-            )
+        self.fragments, self._disk = fragments_of(engine, stage, team.rank), disk
         self.inner = engine.optimizer.optimizer if stage else engine.optimizer
         self._names: dict[str, list[str]] = {}  # all that a parameter is stored by, by the first
         first: dict[int, str] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             self._names.setdefault(first.setdefault(id(parameter), name), []).append(name)
 
-    def views(self) -> list[Tensor]:
-        """The fragments' elements themselves."""
-        return [fragment.of(fragment.flat) for fragment in self.fragments]
+    def present(self) -> Iterator[Tensor]:
+        """The elements of each fragment, in memory until the next are asked for."""
+        for fragment in self._present():
+            yield fragment.of(fragment.flat)
 
     def leading(self, held: Mapping[str, int]) -> list[Tensor]:
         """The elements among the first `held` of their parameters."""
@@ -46,18 +49,19 @@ class Parameters:
 
     def copy(self) -> list[Tensor]:
         """The fragments' elements as they are now."""
-        return [view.clone() for view in self.views()]
+        return [self._copied(elements) for elements in self.present()]
 
     def set(self, values: Sequence[Tensor]) -> None:
         """Gives the fragments other elements, in all processes."""
-        for view, value in zip(self.views(), values, strict=True):
-            view.copy_(value)
-        self._refresh()
+        with self._changing() as fragments:
+            for fragment, value in zip(fragments, values, strict=True):
+                fragment.of(fragment.flat).copy_(value)
 
     def state(self, values: Sequence[Tensor] | None = None) -> State:
         """What this process is to store: its fragments, or `values` in their place, and what is not trained."""
         state: dict[str, Tensor | Piece] = {}
-        for fragment, value in zip(self.fragments, self.views() if values is None else values, strict=True):
+        given = map(self._lasting, self.present()) if values is None else values
+        for value, fragment in zip(given, self.fragments, strict=True):
             state |= self._own(fragment.name, Piece(value, fragment.start, fragment.shape))
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -81,24 +85,25 @@ class Parameters:
 
     def read(self, stored: Stored) -> list[Tensor]:
         """The fragments' elements among stored weights."""
-        return [stored.part(f.name, f.start, f.start + f.length).to(f.flat.device, copy=True) for f in self.fragments]
+        parts = ((f, stored.part(f.name, f.start, f.start + f.length)) for f in self.fragments)
+        return [self._copied(part.to(fragment.flat.device)) for fragment, part in parts]
 
     def load(self, stored: Stored) -> None:
         """Takes over stored weights, frozen parameters and buffers too."""
-        with torch.no_grad():
+        with torch.no_grad(), self._changing() as fragments:
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
                     continue
                 if self.stage == 3:
-                    piece = self._frozen(parameter)
-                    piece.part_P.copy_(stored.part(name, piece.start, piece.start + len(piece.part_P)))
+                    with part_in_memory(parameter, changes=True) as part_P:
+                        start, real = self._own_part(parameter)
+                        part_P[:real].copy_(stored.part(name, start, start + real))
                 else:
                     parameter.copy_(stored.read(name))
             for name, buffer in self._buffers().items():
                 buffer.copy_(stored.read(name))
-            for f in self.fragments:
+            for f in fragments:
                 f.of(f.flat).copy_(stored.part(f.name, f.start, f.start + f.length))
-            self._refresh()
 
     def optimizer_state(self) -> State:
         """What this process is to store of what the optimizer remembers, by "<kind>/<parameter>".
@@ -106,11 +111,11 @@ class Parameters:
         DeepSpeed keeps one count of steps for many parameters; stored, each has its own.
         """
         state: dict[str, Tensor | Piece] = {}
-        for fragment in self.fragments:
+        for fragment in self._present():
             for kind, value in self.inner.state.get(fragment.flat, {}).items():
                 key = f"{kind}/{fragment.name}"
                 if kind not in SCALARS:
-                    state |= self._own(key, Piece(fragment.of(value), fragment.start, fragment.shape))
+                    state |= self._own(key, Piece(self._lasting(fragment.of(value)), fragment.start, fragment.shape))
                 elif fragment.start == 0 and (self.stage or self.team.leads):
                     state[key] = value.clone()
         return state
@@ -129,7 +134,7 @@ class Parameters:
                 raise CheckpointError(
                     f"{key}: of shape {stored.shape(key)} is no state of this model; use another checkpoint"
                 )
-        for fragment in self.fragments:
+        for fragment in self._present(changes=True):
             for kind in sorted(kinds):
                 key, flat = f"{kind}/{fragment.name}", fragment.flat
                 if key not in stored:
@@ -153,24 +158,51 @@ class Parameters:
 
     def _frozen(self, parameter: Any) -> Piece:
         """This process's piece of a frozen parameter at stage 3."""
+        start, real = self._own_part(parameter)
+        with part_in_memory(parameter, changes=False) as part_P:
+            return Piece(self._lasting(part_P[:real]), start, tuple(parameter.ds_shape))
+
+    def _own_part(self, parameter: Any) -> tuple[int, int]:
+        """Where this process's part of a parameter begins at stage 3, and how many elements it has without padding."""
         length = parameter.ds_tensor.ds_numel
         start = self.team.rank * length
-        real = max(min(length, parameter.ds_numel - start), 0)
-        return Piece(parameter.ds_tensor.detach().view(-1)[:real], start, tuple(parameter.ds_shape))
+        return start, max(min(length, parameter.ds_numel - start), 0)
 
     def _buffers(self) -> dict[str, Tensor]:
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
 
-    def _refresh(self) -> None:
-        """Has the model's weights follow those that the optimizer updates."""
-        if self.stage == 3:
-            # What was whole is whole again after it, and nothing else: the first step fails on what DeepSpeed did not gather.
-            whole = [p for p in self.optimizer.persistent_parameters if p.ds_status.name == "AVAILABLE"]
-            self.optimizer._partition_all_parameters()
-            for group in range(len(self.optimizer.fp16_groups)):
-                self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
-            if whole:
-                whole[0].all_gather(whole)
-        elif self.stage:
-            self.optimizer.update_lp_params()
+    def _present(self, changes: bool = False, weights: bool = False) -> Iterator[Fragment]:
+        """The fragments, in memory until the next is asked for; written back if `changes`, and to the model if `weights`."""
+        if self.stage < 3:
+            yield from self.fragments
+            return
+        for number, flat in enumerate(self.optimizer.fp32_partitioned_groups_flat):
+            with group_in_memory(self.optimizer, number, changes):
+                yield from (fragment for fragment in self.fragments if fragment.flat is flat)
+                if weights:
+                    self.optimizer._reassign_or_swap_out_partitioned_parameters(number)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Iterator[Fragment]]:
+        """The fragments, to be given other elements in all processes; the model follows what the optimizer updates.
+
+        What was whole is whole again after it, and nothing else: DeepSpeed fails in the first step on what it did not gather.
+        """
+        if self.stage < 3:
+            yield self._present()
+            if self.stage:
+                self.optimizer.update_lp_params()
+            return
+        whole = [p for p in self.optimizer.persistent_parameters if p.ds_status.name == "AVAILABLE"]
+        self.optimizer._partition_all_parameters()
+        yield self._present(changes=True, weights=True)
+        if whole:
+            whole[0].all_gather(whole)
+
+    def _copied(self, elements: Tensor) -> Tensor:
+        return elements.clone() if self._disk is None else kept(elements, self._disk)
+
+    def _lasting(self, elements: Tensor) -> Tensor:
+        """Elements that stay when the next ones come to memory."""
+        return elements if self._disk is None else kept(elements, self._disk)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ni_framework.engine.zero.disk import size_buffers
 from ni_framework.errors import RecipeError
 from ni_framework.recipe import Recipe
 from ni_framework.recipe.deepspeed import given
@@ -15,10 +16,11 @@ from ni_framework.recipe.deepspeed import given
 _BUCKET = 50_000_000  # elements; DeepSpeed's own 500 million take 2 GB in fp32
 
 
-def settings_of(recipe: Recipe, size: int, parts: int, folder: Path) -> dict[str, Any]:
+def settings_of(recipe: Recipe, size: int, parts: int, folder: Path, disk: str | None = None) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe in `size` processes, each of which computes `parts` parts of a batch.
 
-    What the recipe gives under `engine.deepspeed` is laid over it; files that it asks for go to `folder`.
+    What the recipe gives under `engine.deepspeed` is laid over it; files that it asks for go to `folder`, and what
+    `offload: nvme` puts on a disk to the folder `disk`.
     """
     train, engine = recipe.train, recipe.engine
     zero: dict[str, Any] = {
@@ -30,10 +32,10 @@ def settings_of(recipe: Recipe, size: int, parts: int, folder: Path) -> dict[str
         # Scripts follow one another, and fetching the next one early would hold two of them in memory.
         zero |= {"stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
     if engine.offload != "none":
-        where = {"device": engine.offload} | ({"nvme_path": engine.nvme} if engine.nvme else {})
-        zero["offload_optimizer"] = where
+        where = {"device": engine.offload} | ({"nvme_path": disk} if disk else {})
+        zero["offload_optimizer"] = dict(where)
         if engine.stage == 3:
-            zero["offload_param"] = where
+            zero["offload_param"] = dict(where)
     settings = {
         "train_batch_size": train.batch,
         "train_micro_batch_size_per_gpu": train.batch // (size * parts),
@@ -46,7 +48,10 @@ def settings_of(recipe: Recipe, size: int, parts: int, folder: Path) -> dict[str
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
     }
-    return _over(settings, given(engine.deepspeed, folder))
+    settings = _over(settings, given(engine.deepspeed, folder))
+    if disk:
+        size_buffers(settings["zero_optimization"], recipe, size)
+    return settings
 
 
 def check_device(recipe: Recipe, device: torch.device) -> None:
