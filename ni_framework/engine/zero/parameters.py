@@ -30,6 +30,9 @@ class Parameters:
         self.model, self.optimizer, self.stage, self.team = engine.module, engine.optimizer, stage, team
         self.fragments, self._disk = fragments_of(engine, stage, team.rank), disk
         self.inner = engine.optimizer.optimizer if stage else engine.optimizer
+        self._idle: Mapping[
+            str, Tensor | Piece
+        ] = {}  # what an optimizer remembered of parameters that are not trained now
         self._names: dict[str, list[str]] = {}  # all that a parameter is stored by, by the first
         first: dict[int, str] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
@@ -110,7 +113,7 @@ class Parameters:
 
         DeepSpeed keeps one count of steps for many parameters; stored, each has its own.
         """
-        state: dict[str, Tensor | Piece] = {}
+        state: dict[str, Tensor | Piece] = dict(self._idle)
         for fragment in self._present():
             for kind, value in self.inner.state.get(fragment.flat, {}).items():
                 key = f"{kind}/{fragment.name}"
@@ -134,6 +137,7 @@ class Parameters:
                 raise CheckpointError(
                     f"{key}: of shape {stored.shape(key)} is no state of this model; use another checkpoint"
                 )
+        self._idle = dict(self._remembered(stored))
         for fragment in self._present(changes=True):
             for kind in sorted(kinds):
                 key, flat = f"{kind}/{fragment.name}", fragment.flat
@@ -147,6 +151,21 @@ class Parameters:
                     state[kind] = torch.zeros_like(flat)
                 part = stored.part(key, fragment.start, fragment.start + fragment.length)
                 fragment.of(state[kind]).copy_(part)
+
+    def _remembered(self, stored: Stored) -> Iterator[tuple[str, Tensor | Piece]]:
+        """This process's share of what is remembered of parameters that are not trained now: they may be trained again."""
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        for key in stored:
+            kind, _, name = key.partition("/")
+            if name not in frozen:
+                continue
+            if kind not in SCALARS:
+                shape = tuple(stored.shape(key))
+                share = self.team.share(torch.Size(shape).numel())
+                if len(share):
+                    yield key, Piece(stored.part(key, share.start, share.stop).clone(), share.start, shape)
+            elif self.team.leads:
+                yield key, stored.read(key)
 
     def _own(self, name: str, piece: Piece) -> Mapping[str, Piece]:
         """A piece by its name, if it is this process's to store: at stage 0 all have all, and share the work."""
