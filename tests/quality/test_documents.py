@@ -29,8 +29,9 @@ def test_readme_runs(ni: Ni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ran = [command for command in commands if command[:1] == ["ni"]]
     assert len(ran) >= 8
     for command in ran:
-        quick = ["train.steps=3"] if command[1] == "train" else []
-        done = ni(*command[1:], *quick)
+        shorter = [part for part in command[1:] if not part.startswith("train.steps=")]
+        steps = 5 if "--resume" in command else 3
+        done = ni(*shorter, *([f"train.steps={steps}"] if command[1] == "train" else []))
         assert done.code == 0, (command, done.err)
     (code,) = snippets("python")
     exec(compile(code, "README.md", "exec"), {})

@@ -42,7 +42,7 @@ def test_scripts_are_written_in_full_beside_the_models_own_keys() -> None:
     recipe = loads(VALID, ["model.scripts=[{}, {functions: 2}]"], resolve=resolve)
     text = dump(recipe)
     assert text.count("functions: 5") == 2
-    assert "    - iterations: 4\n      functions: 2\n      code: 64\n" in text
+    assert "    - iterations: 4\n      functions: 2\n      grown: []\n      code: 64\n" in text
     assert loads(text, resolve=resolve) == recipe
 
 

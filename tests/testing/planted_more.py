@@ -303,3 +303,21 @@ class Sevens(Types):
         super().__init__(config, sizes, build)
         if sizes.width % 7:
             raise OptionError("heads", f"7 cannot share {sizes.width}")
+
+
+@planted("grows", "asked about 1 of ")
+class Biased(Shares):
+    def __init__(self, config: Any, sizes: Any, build: Any) -> None:
+        super().__init__(config, sizes, build)
+        self.bias = nn.Parameter(torch.empty(sizes.functions, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "bias"):
+            nn.init.zeros_(self.bias)
+
+    def logits(self, type_BVT: Tensor, signature_UT: Tensor) -> Tensor:
+        if len(signature_UT) != len(self.bias):
+            raise ValueError("other functions than it was built for")
+        return super().logits(type_BVT, signature_UT) + self.bias

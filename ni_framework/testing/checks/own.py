@@ -44,6 +44,26 @@ def compatibilities(case: Case) -> None:
 
 
 @check(
+    "router",
+    why="`ni grow` asks a router about the functions that were there before, so that new ones change nothing at first",
+    fix="go by the signatures that are given, or say grows = False",
+)
+def grows(case: Case) -> None:
+    """It answers about the first functions alone, too."""
+    module, of = case.built(), trial(case)
+    if not module.grows:
+        raise Excused("it fixes how many functions an element gets, and says so: no function can be added")
+    number = of.inputs["signature"].shape[0]
+    for first in range(1, number):
+        try:
+            c_BUV = call(module, of.indexed("U", torch.arange(first))).results["compatibility"]
+        except Exception as error:
+            raise Failure(f"asked about {first} of {number} functions, it fails: {type(error).__name__}: {error}") from error
+        if c_BUV.shape[1] != first:
+            raise Failure(f"asked about {first} of {number} functions, it answers about {c_BUV.shape[1]}")
+
+
+@check(
     "halting",
     why="the probabilities of halting make the outcome a mean of states: they must be probabilities",
     fix="return a part of `left`, between nothing and all of it",
