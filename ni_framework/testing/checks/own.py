@@ -58,7 +58,9 @@ def grows(case: Case) -> None:
         try:
             c_BUV = call(module, of.indexed("U", torch.arange(first))).results["compatibility"]
         except Exception as error:
-            raise Failure(f"asked about {first} of {number} functions, it fails: {type(error).__name__}: {error}") from error
+            raise Failure(
+                f"asked about {first} of {number} functions, it fails: {type(error).__name__}: {error}"
+            ) from error
         if c_BUV.shape[1] != first:
             raise Failure(f"asked about {first} of {number} functions, it answers about {c_BUV.shape[1]}")
 
