@@ -69,8 +69,11 @@ def _of_script(script: ScriptSeen) -> Iterator[str | Grid]:
     shown = shown_of(script.functions)
     if len(shown) < len(script.functions):
         yield f"{len(shown)} of them: the first, those used most and least, and those nearest to another; --json has all"
-    header = ("function", "", "use", "open", "nearest", "by signature", "by code")
-    yield Grid(header, [_row(of) for of in shown], names=2)
+    header, rows = ("function", "", "use", "open", "nearest", "by signature", "by code"), [_row(of) for of in shown]
+    if any(of.gate is not None for of in shown):
+        header = (*header, "gate")
+        rows = [(*row, "" if of.gate is None else f"{of.gate:.3f}") for row, of in zip(rows, shown, strict=True)]
+    yield Grid(header, rows, names=2)
     if (uses := [(of.name, of.use) for of in shown if of.use is not None]) and script.iterations > 1:
         yield "use by iteration"
         header = ("function", *(str(number) for number in range(script.iterations)))

@@ -54,6 +54,7 @@ class Function:
     use: Use | None  # None where the data are not there
     nearest: Nearest | None  # None for the only function of a script
     twins: list[str]
+    gate: float | None = None  # of one that growth has added
 
 
 @frozen
@@ -150,7 +151,11 @@ def _script(name: str, script: Script, measured: Used | None, tasks: Iterable[st
     if near_U is not None:
         places = list(enumerate(near_U.tolist()))
         nears = [Nearest(names[place[1]], signature_UU[place].item(), code_UU[place].item()) for place in places]
-    functions = [Function(*of, same[of[0]]) for of in zip(names, uses, nears, strict=True)]
+    gates: list[float | None] = [None] * len(names)
+    if script.gates is not None:
+        gates[script.generations[0] :] = script.gates.tolist()
+    told = zip(names, uses, nears, same.values(), gates, strict=True)
+    functions = [Function(*of) for of in told]
     return ScriptSeen(name, script.iterations, functions, signature_UU.tolist())
 
 

@@ -248,3 +248,14 @@ def test_those_that_stand_out_are_shown() -> None:
     assert shown == sorted({*shown}, key=lambda name: int(name[1:]))
     assert len(shown) <= 4 * FEW
     assert shown_of(functions[: 4 * FEW]) == functions[: 4 * FEW]
+
+
+def test_gates_of_added_functions(ni: Ni, run: Path, tmp_path: Path) -> None:
+    from ni_framework.engine.grow_asked import Asked, grow
+
+    grow(run, tmp_path / "grown", Asked(add=2))
+    document = json.loads(ni("inspect", str(tmp_path / "grown"), "--samples", "8", "--json").out)
+    gates = [of["gate"] for of in document["scripts"][0]["functions"]]
+    assert gates[-2:] == [0.0, 0.0]
+    assert set(gates[:-2]) == {None}
+    assert "  gate" in ni("inspect", str(tmp_path / "grown"), "--samples", "8").out
