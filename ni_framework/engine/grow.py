@@ -150,6 +150,8 @@ def brought(growth: Growth, added: Sequence[Function], functions: Functions, sou
             if name is None:
                 message = "signatures and codes are made from other parameters here, so that none can be brought in"
                 raise UsageError(f"{message}; use a model with `embedding: separate`")
+            if part not in functions.tensors:
+                raise CheckpointError(f"{source}: lacks its functions' {part}; get the file again")
             put(weights, name, outline, functions.tensors[part])
         if (body := outline.own_bodies.get(added[0])) is None:
             return

@@ -148,6 +148,8 @@ def weights_of(delta: Delta, base: Whole, source: object) -> dict[str, Tensor]:
     weights = {}
     for name, shape in delta.shapes.items():
         stored, rows = delta.tensors.get(name), delta.rows.get(name)
+        if stored is None and rows is not None:
+            raise CheckpointError(f"{source}: lacks {name}; get the file again")
         if stored is None or rows is not None:
             if name not in before:
                 raise CheckpointError(f"{source}: lacks {name}, which its base has not either; get the file again")
