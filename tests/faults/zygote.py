@@ -176,7 +176,9 @@ def import_all(recipe_path: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+    import ni_framework.cli.grow
     import ni_framework.cli.train
+    import ni_framework.engine.grow_asked
     import ni_framework.engine.trainer  # noqa: F401
     from ni_framework.cli import progress, tensorboard  # noqa: F401
     from ni_framework.engine.local import LocalEngine
