@@ -103,7 +103,7 @@ def forgotten(recipe: Recipe) -> dict[str, Tensor]:
 
 
 def arranged(growth: Growth, init: Init) -> Arrange:
-    """Has added functions begin as `init` says.
+    """Has added functions begin as `init` says; a body of their own that is of the same kind begins as the other's is.
 
     Raises `UsageError` for `mirror` where codes are made from what signatures are made from too.
     """
@@ -122,8 +122,27 @@ def arranged(growth: Growth, init: Init) -> Arrange:
                 if function in growth.added and function.script == init.like.script:
                     step = STEP * like.square().mean().sqrt() * _noise(name, function, like)
                     weights[name][row] = (-like if init.use == "mirror" and name == codes else like) + step
+        added = [function for function in growth.added if function.script == init.like.script]
+        source = outline.own_bodies.get(init.like, f"scripts.{init.like.script}.body")
+        for body in {outline.own_bodies.get(function, source) for function in added} - {source}:
+            _copy_body(weights, source, body, outline)
 
     return arrange
+
+
+def _copy_body(weights: dict[str, Tensor], source: str, body: str, outline: Outline) -> None:
+    """Gives a body the weights of another, if both have the same ones; what they hold for each function stays."""
+    given, own = (
+        {
+            name.removeprefix(place): name
+            for name in weights
+            if name.startswith(f"{place}.") and name not in outline.rows
+        }
+        for place in (source, body)
+    )
+    if {key: weights[name].shape for key, name in given.items()} == {k: weights[n].shape for k, n in own.items()}:
+        for key, name in own.items():
+            weights[name] = weights[given[key]].clone()
 
 
 def brought(growth: Growth, added: Sequence[Function], functions: Functions, source: object) -> Arrange:
