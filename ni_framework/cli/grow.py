@@ -12,7 +12,12 @@ from ni_framework.cli.output import emit, json_option, narrate, overrides_argume
 @click.command("grow")
 @click.argument("checkpoint")
 @overrides_argument
-@click.option("--add", type=click.IntRange(1), metavar="N", help="Add N functions, whose share begins at 0.")
+@click.option(
+    "--add",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Add N functions, whose share begins at 0; at its full size beside another for new tasks.",
+)
 @click.option(
     "--init",
     default="random",
@@ -20,7 +25,12 @@ from ni_framework.cli.output import emit, json_option, narrate, overrides_argume
     metavar="random|near=F|mirror=F",
     help="How they begin: at random, beside function F, or with F's signature and the opposite of its code.",
 )
-@click.option("--body", metavar="NAME", help="What they do, if not what the script's own functions do.")
+@click.option(
+    "--body",
+    metavar="NAME",
+    help="What they do, with weights of their own: those that F has with near=F, if its body is the same. "
+    "Default: what the script's own functions do, with the same weights.",
+)
 @click.option(
     "--merge", metavar="OTHER[:F,F]", help="Add functions of another checkpoint, with the body that they have there."
 )

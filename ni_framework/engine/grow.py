@@ -111,6 +111,7 @@ def arranged(growth: Growth, init: Init) -> Arrange:
     def arrange(weights: dict[str, Tensor], outline: Outline) -> None:
         if init.like is None:
             return
+        _open_gates(weights, growth, outline)
         codes = _held_as_is(growth.recipe, init.like.script)[1]
         if init.use == "mirror" and codes is None:
             raise UsageError("--init mirror: codes are no parameters of their own here; use near")
@@ -128,6 +129,22 @@ def arranged(growth: Growth, init: Init) -> Arrange:
             _copy_body(weights, source, body, outline)
 
     return arrange
+
+
+def _open_gates(weights: dict[str, Tensor], growth: Growth, outline: Outline) -> None:
+    """Has added functions of new tasks take part in full: no answer that there was hangs on them."""
+    for name, functions in outline.rows.items():
+        if name.endswith(".gates"):
+            for row, function in enumerate(functions):
+                if function in growth.added and _is_of_tasks(function, growth.recipe):
+                    weights[name][row] = 1
+
+
+def _is_of_tasks(function: Function, recipe: Recipe) -> bool:
+    """Whether an added function takes part for certain tasks only."""
+    script = recipe.model.program[function.script]
+    tasks = [grown.tasks for grown in script.grown for _ in range(grown.functions)]
+    return tasks[function.number - script.functions] is not None
 
 
 def _copy_body(weights: dict[str, Tensor], source: str, body: str, outline: Outline) -> None:

@@ -30,3 +30,11 @@ def test_an_own_body_begins_as_that_of_the_function_beside_it(
     assert len(same) > 6
     assert all(same) == copied
     assert document["change"]["computed"] == 0
+
+
+@pytest.mark.parametrize(("tasks", "gate"), [(None, 0), ("letters:26", 1)])
+def test_functions_of_new_tasks_take_part_in_full_from_the_start(tmp_path: Path, tasks: str | None, gate: int) -> None:
+    before = save_small(tmp_path / "before", small_recipe(tmp_path), 6)
+    document = grow(before, tmp_path / "after", Asked(add=2, init="near=f1", tasks=tasks))
+    assert Whole.of(tmp_path / "after").weights["scripts.0.gates"].tolist() == [gate, gate]
+    assert document["change"]["computed"] == 0
