@@ -35,7 +35,7 @@ NEW = (
 )  # with weights of its own, which begin as those there are
 METHODS = {
     "routing": Method(
-        "interpreter: a new function, routing",
+        "interpreter: new functions, routing",
         "interpreter",
         800,
         ("train.batch=16", "train.optimizer.lr=1.0e-2"),
@@ -53,7 +53,7 @@ METHODS = {
     "vit_scratch": Method("transformer that knows nothing", "vit_digits.yaml", 800, ("train.optimizer.lr=5.0e-3",)),
 }
 FROZEN = Method(
-    "interpreter: a new function alone",
+    "interpreter: new functions alone",
     "interpreter",
     800,
     ("train.batch=16", "train.optimizer.lr=1.0e-2"),
