@@ -140,10 +140,13 @@ def _saved(
 
 def _of_delta(before: Whole, delta: Delta, source: str) -> tuple[Growth, Tensors]:
     """The model that a delta makes of its base; nothing is remembered of its training."""
-    weights = weights_of(delta, before, source)
     origins = {(of.kind, of.name): (of.distribution, of.version) for of in locked(delta.lock).values()}
     recipe = evolve(recipe_in(delta.recipe, (), source, origins), name=delta.name)
-    growth = Growth(recipe, {function: function for function in growing.functions_of(recipe)})
+    growth = growing.unchanged(recipe)
+    shapes = {name: list(value.shape) for name, value in meta_of(recipe).state_dict().items()}
+    if delta.shapes != shapes:  # before anything of a size that a file says is made
+        raise CheckpointError(f"{source}: its tensors are not those of its own recipe's model; get the file again")
+    weights = weights_of(delta, before, source)
     return growth, Tensors(weights, None, dict(forgotten(recipe)))
 
 

@@ -155,8 +155,11 @@ def weights_of(delta: Delta, base: Whole, source: object) -> dict[str, Tensor]:
                 raise CheckpointError(f"{source}: lacks {name}, which its base has not either; get the file again")
             value = before[name]
             if stored is not None and rows is not None:
-                value = _resized(value, shape)
-                value[rows] = stored
+                try:
+                    value = _resized(value, shape)
+                    value[rows] = stored
+                except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                    raise CheckpointError(f"{source}: the rows of {name} do not fit it; get the file again") from error
         else:
             value = stored
         if list(value.shape) != shape:

@@ -48,7 +48,9 @@ def functions_named(names: Sequence[str], recipe: Recipe, script: int | None) ->
     for name in names:
         match = _FUNCTION.fullmatch(name)
         if match is None or int(match[1]) >= number:
-            raise UsageError(f"{name}: script {place} has the functions {_listed(number)}; name some of these")
+            raise UsageError(
+                f"{name or 'a function without a name'}: script {place} has the functions {_listed(number)}; name some of these"
+            )
         found.append(Function(place, int(match[1])))
     return found
 

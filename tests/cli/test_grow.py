@@ -210,6 +210,12 @@ def test_files_that_do_not_fit(ni: Ni, run: Path) -> None:
     kept = {name: value for name, value in delta.tensors.items() if name != key}
     write_parcel(Path("lacking.ni"), evolve(delta, tensors=kept))
     assert said("run", "lacking.ni") == f"error: lacking.ni: lacks {key}; get the file again\n"
+    write_parcel(Path("rows.ni"), evolve(delta, rows={**delta.rows, key: [99] * len(delta.rows[key])}))
+    assert said("run", "rows.ni") == f"error: rows.ni: the rows of {key} do not fit it; get the file again\n"
+    write_parcel(Path("large.ni"), evolve(delta, shapes={**delta.shapes, key: [2**50, 5]}))
+    assert said("run", "large.ni") == (
+        "error: large.ni: its tensors are not those of its own recipe's model; get the file again\n"
+    )
     kept = {name: value for name, value in functions.tensors.items() if name != "code"}
     write_parcel(Path("codeless.ni"), evolve(functions, tensors=kept))
     assert said("run", "codeless.ni") == "error: codeless.ni: lacks its functions' code; get the file again\n"

@@ -209,7 +209,10 @@ def test_names_of_functions(tmp_path: Path) -> None:
     for name in ("f3", "f01", "2", "f-1", ""):
         with pytest.raises(UsageError) as caught:
             functions_named([name], recipe, None)
-        assert str(caught.value) == f"{name}: script 0 has the functions f0 to f2; name some of these"
+        assert (
+            str(caught.value)
+            == f"{name or 'a function without a name'}: script 0 has the functions f0 to f2; name some of these"
+        )
 
 
 def test_origins_follow(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_readme_runs(ni: Ni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Every `ni` command in order, training for three steps only, then the Python, in one folder as a reader would."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    lines = [line.partition(" #")[0] for block in snippets("sh") for line in block.splitlines()]
+    lines = [line.partition(" #")[0] for block in snippets("sh") for line in block.replace("\\\n", " ").splitlines()]
     commands = [shlex.split(part) for line in lines for part in line.split("&&")]
     ran = [command for command in commands if command[:1] == ["ni"]]
     assert len(ran) >= 8
