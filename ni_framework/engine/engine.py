@@ -59,6 +59,7 @@ class Engine(ABC):
         check_precision(recipe, self.device)
         self.seed, self.held = recipe.seed, held_by(recipe)
         freeze(model, self.held)
+        self._parameters = dict(model.named_parameters())  # those that the optimizer will know
         self.guard = Guard(recipe.train.skip)
         self.scale = LossScale() if recipe.train.precision == "fp16" else None
         self._bad_gradient: str | None = None  # the first parameter whose gradient was not finite in a step left out
@@ -160,8 +161,9 @@ class Engine(ABC):
     def step(self, step: int, batch: Batch, trace: bool) -> Step:
         """One optimizer step on this process's share of a batch, computed in parts whose gradients add up to the batch's.
 
-        Where the guard objects, nothing changes in any process.
+        Where the guard objects, nothing changes in any process. Raises `RunError` where a parameter has been replaced.
         """
+        self._check_parameters(step)
         self.model.train()
         self.optimizer.zero_grad()
         with self._iterations(step):
@@ -203,6 +205,15 @@ class Engine(ABC):
             self._average()
             self.updating = False
         return Step(under("value ", sums), forward, part, fault)  # pyright: ignore[reportPossiblyUnboundVariable]  a batch has a part
+
+    def _check_parameters(self, step: int) -> None:
+        now = dict(self.model.named_parameters())
+        for name in sorted(now.keys() | self._parameters.keys()):
+            if now.get(name) is not self._parameters.get(name):
+                raise RunError(
+                    f"step {step + 1}: {name} is another parameter than when training was set up, and would never learn; "
+                    "change models between runs, as `ni grow` does"
+                )
 
     @contextmanager
     def _iterations(self, step: int) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""fp16: gradients are kept in its range, and a step that leaves it is no step. On the CPU, where recipes may not ask for it."""
+"""What all engines do alike, in one process: fp16 (on the CPU, where recipes may not ask for it), and what they refuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ni_framework.engine.loss_scale import LEAST, PATIENCE, START, LossScale
 from ni_framework.engine.order import Order
 from ni_framework.engine.pieces import held
 from ni_framework.engine.zero.engine import ZeroEngine
-from ni_framework.errors import RecipeError
+from ni_framework.errors import RecipeError, RunError
 from ni_framework.model.compose import build_data
 from tests.engine.small import small_recipe
 
@@ -114,3 +114,19 @@ def test_a_loss_that_is_not_finite_is_a_fault_at_once(tmp_path: Path) -> None:
     assert engine.scale is not None
     assert engine.scale.factor == START
     assert engine.diagnose(batch).places == [3]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_parameter_that_is_replaced(tmp_path: Path, name: str) -> None:
+    """The optimizer knows nothing of it, and would train what is there no more, without a word."""
+    engine, order = engine_of(tmp_path, name, "fp32")
+    engine.step(0, order[0], False)
+    embedding = engine.model.get_submodule("scripts.0.embedding")
+    embedding.code = torch.nn.Parameter(torch.zeros(4, 5))
+    with pytest.raises(RunError) as caught:
+        engine.step(1, order[1], False)
+    assert str(caught.value) == (
+        "step 2: scripts.0.embedding.code is another parameter than when training was set up, and would never learn; "
+        "change models between runs, as `ni grow` does"
+    )
+    engine.close()
