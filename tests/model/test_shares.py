@@ -15,21 +15,8 @@ from ni_framework.model.shares import composed
 from ni_framework.model.transplant import Function, outline_of, transplanted
 from ni_framework.nn.kernel import normalised
 from ni_framework.registry import recipe_in
+from tests.engine.small import TEXT
 
-TEXT = """\
-ni: 1
-seed: 1
-model:
-  width: 12
-  input: {use: patches, image: [1, 8, 8], patch: 4}
-  iterations: 3
-  functions: 3
-  code: 5
-  type: 4
-  body: {use: lines_of_code, heads: 2, key: 3}
-data: {use: digits}
-train: {steps: 4, batch: 4}
-"""
 GROWN = "model.grown=[{functions: 2}, {functions: 1, body: {use: lines_of_code, lines: 2, heads: 3, key: 2}}]"
 WAYS: dict[str, list[str]] = {
     "plain": [],
