@@ -102,6 +102,11 @@ def grow(
             raise UsageError(f"each function takes at least {asked.below:.2%} of an element, so that none is removed")
         raise UsageError("nothing to do; say what: --add, --remove, --tasks, --iterations, --merge or --import")
     growth = settled(before, growth, asked.overrides, LEARN[asked.freeze])
+    if init.like is not None:
+        found = [now for now, was in growth.origins.items() if was == init.like]
+        if not found:
+            raise UsageError(f"--init {asked.init}: this function is removed; name one that stays")
+        init = init._replace(like=found[0])
 
     def arranging(weights: dict[str, Tensor], outline: Outline) -> None:
         for step in (arranged(growth, init), *(brought(growth, *of) for of in arrange)):

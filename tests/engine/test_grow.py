@@ -159,6 +159,17 @@ def test_removing_from_the_middle(run: Path, tmp_path: Path) -> None:
     assert Whole.of(tmp_path / "out").recipe.model.generations == (2, 1, 1)
 
 
+def test_beginning_near_one_that_has_moved_up(run: Path, tmp_path: Path) -> None:
+    """Functions are named as they were before; one that goes is no neighbour."""
+    near = grown(run, tmp_path / "near", remove="f0", add=1, init="near=f2")
+    code = parameter(near, FUNCTIONS[1])
+    step = (code[2] - parameter(run, FUNCTIONS[1])[2]).square().mean().sqrt()
+    assert step < 2 * STEP * code[1].square().mean().sqrt()
+    with pytest.raises(UsageError) as caught:
+        grow(run, tmp_path / "gone", Asked(remove="f2", add=1, init="near=f2"))
+    assert str(caught.value) == "--init near=f2: this function is removed; name one that stays"
+
+
 def test_ways_to_begin(run: Path, tmp_path: Path) -> None:
     """Near lies a tenth of each vector's length from its model; mirror turns the code alone; each new one is another."""
     near = grown(run, tmp_path / "near", add=2, init="near=f1")
