@@ -99,7 +99,14 @@ def test_a_run_on_a_disk_is_the_run(place: tuple[Processes, bool], tmp_path: Pat
     assert os.listdir(tmp_path / "disk") == []
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "all on the disk"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "weights in memory",
+        pytest.param("two groups at once", marks=pytest.mark.soak),
+        pytest.param("set up fast", marks=pytest.mark.soak),
+    ],
+)
 def test_ways_to_use_a_disk(two: Processes, variant: str, tmp_path: Path) -> None:
     plain, run = tmp_path / "plain", tmp_path / "run"
     jobs = [
