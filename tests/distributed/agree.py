@@ -12,8 +12,8 @@ from tests.distributed.cases import Case
 
 WEIGHTS = 1e-6  # of SGD, after 10 steps
 LOSSES = 1e-5  # of AdamW, over 20
-# Its numbers have 8 bits. At stage 3, which keeps no casts and has DeepSpeed's linear map, sums are rounded in other places: over
-# ten steps of AdamW, losses were 1.1 % apart.
+# Its numbers have 8 bits. At stage 3, which keeps no casts and has DeepSpeed's linear map, sums are rounded in other places:
+# over ten steps of AdamW, losses were 1.1 % apart.
 BF16 = 2.0**-6
 
 
