@@ -142,7 +142,8 @@ def test_in_another_process(install: Install, tmp_path: Path) -> None:
     with pytest.raises(PluginError) as caught:
         run(tmp_path, "train.workers=1")
     assert str(caught.value).startswith(
-        "error: step 1: body `odd` or data `odd_digits` of ni-odd 0.1 (ni_odd) failed in batch (ni_odd.py, line 36): ZeroDivisionError"
+        "error: step 1: body `odd` or data `odd_digits` of ni-odd 0.1 (ni_odd) failed in batch (ni_odd.py, line 36): "
+        "ZeroDivisionError"
     )
 
 
