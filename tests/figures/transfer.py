@@ -158,7 +158,7 @@ def picture(letters: Table) -> bytes:
         axes.set_ylim(0, 100)
         axes.set_xlabel("samples of each letter")
         axes.set_title(f"held-out {ALPHABET.capitalize()} letters read, in percent", loc="left")
-        axes.legend(loc="lower right")
+        axes.legend(loc="center right", bbox_to_anchor=(1, 0.43))
         return figure
 
     return png(draw)
