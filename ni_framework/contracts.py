@@ -199,9 +199,7 @@ class Router(Component, ABC):
 
     normalised: bool = True  # compatibilities of an element sum to at most 1
     gradient_through_closed: bool = False  # straight-through kinds: closed pairs pass gradient, so run dense
-    grows: bool = (
-        True  # functions can be added to it by a share that begins at 0: it is asked about the first ones alone, too
-    )
+    grows: bool = True  # functions can be added: it is asked about the first ones alone, too
 
     @abstractmethod
     def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor | Answer:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from ni_framework.engine.checkpoint import inference_weights, read_lock, read_recipe
@@ -17,7 +17,7 @@ from ni_framework.engine.moved import Moved, moved
 from ni_framework.engine.provenance import flat
 from ni_framework.engine.stored import Stored
 from ni_framework.errors import NIError
-from ni_framework.model.compose import build_model
+from ni_framework.model.transplant import Function, outline_of
 from ni_framework.recipe import Recipe, plain_values
 
 Only = Literal["A", "B"]
@@ -87,8 +87,8 @@ def diff_checkpoints(a: Path, b: Path, routing: bool = False) -> Difference:
     recipes = read_recipe(a, manifests[0]), read_recipe(b, manifests[1])
     stored = [Stored(of, m, inference_weights(m)) for of, m in zip((a, b), manifests, strict=True)]
     names = dict.fromkeys([*stored[0], *stored[1]])
-    per_function = of_functions(recipes[0]) & of_functions(recipes[1])
-    parameters = [found for name in names if (found := _parameter(name, stored[0], stored[1], name in per_function))]
+    owners = [_functions_of(recipe) for recipe in recipes]
+    parameters = [found for name in names if (found := _parameter(name, stored, [of.get(name) for of in owners]))]
     locks = [_without_recipe(read_lock(of, m)) for of, m in zip((a, b), manifests, strict=True)]
     return Difference(
         a=_side(a, manifests[0]),
@@ -114,53 +114,41 @@ def changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
     return changes
 
 
-def of_functions(recipe: Recipe) -> set[str]:
-    """The tensors of a recipe's model that have a row for each function: those that grow when each script gets one more.
-
-    None where a component cannot have one more.
-    """
-    model = recipe.model
-    scripts = model.scripts
-    if isinstance(scripts, tuple):
-        scripts = tuple(evolve(script, functions=script.functions + 1) for script in scripts)
-    larger = evolve(recipe, model=evolve(model, functions=model.functions + 1, scripts=scripts))
+def _functions_of(recipe: Recipe) -> Mapping[str, list[Function]]:
+    """Of each tensor of a recipe's model that has a row for each function: whose they are; none where it cannot grow."""
     try:
-        shapes, grown = _shapes(recipe), _shapes(larger)
+        return outline_of(recipe).rows
     except NIError:
-        return set()
-    return {name for name, shape in shapes.items() if shape and grown.get(name) == [shape[0] + 1, *shape[1:]]}
+        return {}
 
 
-def _shapes(recipe: Recipe) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in build_model(recipe, "meta").state_dict().items()}
-
-
-def _parameter(name: str, a: Stored, b: Stored, per_function: bool) -> ParameterChange | None:
-    """What differs in a tensor; None if nothing does."""
-    shape_a, shape_b = (of.shape(name) if name in of else None for of in (a, b))
+def _parameter(name: str, stored: Sequence[Stored], owners: Sequence[list[Function] | None]) -> ParameterChange | None:
+    """What differs in a tensor, told by functions where both sides have some of its rows for each; None if nothing does."""
+    a, b = stored
+    shape_a, shape_b = (of.shape(name) if name in of else None for of in stored)
     if shape_a is None or shape_b is None:
         return ParameterChange(name, shape_a, shape_b, None, [])
-    rows_alike = per_function and shape_a[1:] == shape_b[1:]
-    if shape_a != shape_b and not rows_alike:
+    of_a, of_b = owners if shape_a[1:] == shape_b[1:] else (None, None)
+    if shape_a != shape_b and (of_a is None or of_b is None):
         return ParameterChange(name, shape_a, shape_b, None, [])
     one, other = a.read(name), b.read(name)
-    if shape_a != shape_b:
-        return ParameterChange(name, shape_a, shape_b, None, [*_rows(one, other)])
-    if torch.equal(one, other):
+    if of_a == of_b and torch.equal(one, other):
         return None
-    rows = [*_rows(one, other)] if per_function else []
-    some_only = per_function and len(rows) < shape_a[0]
-    return ParameterChange(name, shape_a, shape_b, _change(one, other), rows if some_only else [])
+    rows = [] if of_a is None or of_b is None else [*_rows(one, other, of_a, of_b)]
+    if shape_a != shape_b:
+        return ParameterChange(name, shape_a, shape_b, None, rows)
+    some_only = rows if rows and len(rows) < shape_a[0] else []
+    return ParameterChange(name, shape_a, shape_b, _change(one, other), some_only)
 
 
-def _rows(a: Tensor, b: Tensor) -> Iterator[FunctionChange]:
-    """The rows that differ, and those that only one side has."""
-    common = min(len(a), len(b))
-    for number in range(max(len(a), len(b))):
-        if number >= common:
-            yield FunctionChange(f"f{number}", None, "A" if len(a) > len(b) else "B")
-        elif not torch.equal(a[number], b[number]):
-            yield FunctionChange(f"f{number}", _change(a[number], b[number]), None)
+def _rows(a: Tensor, b: Tensor, of_a: list[Function], of_b: list[Function]) -> Iterator[FunctionChange]:
+    """The functions of which the rows differ, and those that only one side has."""
+    rows_a, rows_b = ({function.number: row for row, function in enumerate(of)} for of in (of_a, of_b))
+    for number in sorted(rows_a.keys() | rows_b.keys()):
+        if number not in rows_a or number not in rows_b:
+            yield FunctionChange(f"f{number}", None, "A" if number in rows_a else "B")
+        elif not torch.equal(one := a[rows_a[number]], other := b[rows_b[number]]):
+            yield FunctionChange(f"f{number}", _change(one, other), None)
 
 
 def _change(a: Tensor, b: Tensor) -> float:

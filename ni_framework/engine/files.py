@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 
+from ni_framework.errors import UsageError
+
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<part>new|old|gone)")
 
 
@@ -30,6 +32,12 @@ def said(error: OSError) -> str:
     """What the system says of a file, and which file it is."""
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"
+
+
+def check_absent(path: Path, what: str) -> None:
+    """Raises `UsageError` where a file or folder that is to be made by `-o` is there already."""
+    if path.exists():
+        raise UsageError(f"{path}: is there already; name another {what} with -o")
 
 
 def write_file(path: Path, content: bytes) -> None:

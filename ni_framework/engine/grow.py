@@ -11,10 +11,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from ni_framework.engine.checkpoint import (
-    Snapshot,
-    save_checkpoint,
-)
+from ni_framework.engine.checkpoint import Snapshot, save_checkpoint
 from ni_framework.engine.files import published, write_file
 from ni_framework.engine.golden import golden_batch
 from ni_framework.engine.guard import Guard
@@ -108,43 +105,37 @@ def arranged(growth: Growth, init: Init) -> Arrange:
     Raises `UsageError` for `mirror` where codes are made from what signatures are made from too.
     """
 
+    like = init.like
+    if like is None:
+        return lambda weights, outline: None
+    added = {function for function in growth.added if function.script == like.script}
+
     def arrange(weights: dict[str, Tensor], outline: Outline) -> None:
-        if init.like is None:
-            return
-        _open_gates(weights, growth, outline)
-        codes = _held_as_is(growth.recipe, init.like.script)[1]
+        codes = _held_as_is(growth.recipe, like.script)[1]
         if init.use == "mirror" and codes is None:
             raise UsageError("--init mirror: codes are no parameters of their own here; use near")
         for name, functions in outline.rows.items():
-            if name.endswith(".gates") or init.like not in functions or not weights[name].is_floating_point():
-                continue
-            like = weights[name][functions.index(init.like)]
-            for row, function in enumerate(functions):
-                if function in growth.added and function.script == init.like.script:
-                    step = STEP * like.square().mean().sqrt() * _noise(name, function, like)
-                    weights[name][row] = (-like if init.use == "mirror" and name == codes else like) + step
-        added = [function for function in growth.added if function.script == init.like.script]
-        source = outline.own_bodies.get(init.like, f"scripts.{init.like.script}.body")
+            if name.endswith(".gates"):
+                _open_gates(weights[name], [function for function in functions if function.script == like.script])
+            elif like in functions and weights[name].is_floating_point():
+                value = weights[name][functions.index(like)]
+                start = -value if init.use == "mirror" and name == codes else value
+                for row, function in enumerate(functions):
+                    if function in added:
+                        weights[name][row] = start + STEP * value.square().mean().sqrt() * _noise(name, function, value)
+        source = outline.own_bodies.get(like, f"scripts.{like.script}.body")
         for body in {outline.own_bodies.get(function, source) for function in added} - {source}:
             _copy_body(weights, source, body, outline)
 
+    def _open_gates(gates_G: Tensor, functions: Sequence[Function]) -> None:
+        """Has added functions of new tasks take part in full: no answer that there was hangs on them."""
+        owners = {n: grown for grown, numbers in growth.recipe.model.program[like.script].members for n in numbers}
+        for row, function in enumerate(functions):
+            grown = owners[function.number]
+            if function in added and grown is not None and grown.tasks is not None:
+                gates_G[row] = 1
+
     return arrange
-
-
-def _open_gates(weights: dict[str, Tensor], growth: Growth, outline: Outline) -> None:
-    """Has added functions of new tasks take part in full: no answer that there was hangs on them."""
-    for name, functions in outline.rows.items():
-        if name.endswith(".gates"):
-            for row, function in enumerate(functions):
-                if function in growth.added and _is_of_tasks(function, growth.recipe):
-                    weights[name][row] = 1
-
-
-def _is_of_tasks(function: Function, recipe: Recipe) -> bool:
-    """Whether an added function takes part for certain tasks only."""
-    script = recipe.model.program[function.script]
-    tasks = [grown.tasks for grown in script.grown for _ in range(grown.functions)]
-    return tasks[function.number - script.functions] is not None
 
 
 def _copy_body(weights: dict[str, Tensor], source: str, body: str, outline: Outline) -> None:
@@ -248,11 +239,8 @@ def save_grown(
 ) -> tuple[Path, Change, dict[Function, float]]:
     """Writes a run folder with one checkpoint, in one step; returns that, how answers have changed, and open pairs.
 
-    The latter are those of the golden inputs that added functions would take, in parts of all. Raises `UsageError` if something
-    is there already.
+    The latter are those of the golden inputs that added functions would take, in parts of all.
     """
-    if out.exists():
-        raise UsageError(f"{out}: is there already; name another folder with -o")
     recipe = growth.recipe
     model, old = build_model(recipe), before.model()
     model.load_state_dict(tensors.averages or tensors.weights)

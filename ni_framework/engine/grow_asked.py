@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ni_framework.engine.checkpoint import restored
 from ni_framework.engine.evaluate import evaluate
+from ni_framework.engine.files import check_absent
 from ni_framework.engine.grow import (
     Init,
     Tensors,
@@ -23,6 +24,7 @@ from ni_framework.engine.grow import (
 )
 from ni_framework.engine.manifest import read_manifest
 from ni_framework.engine.parcel import Delta, Functions, functions_of, read_parcel, weights_of
+from ni_framework.engine.proof import changes, words
 from ni_framework.engine.provenance import locked
 from ni_framework.engine.usage import usage
 from ni_framework.engine.whole import Whole
@@ -65,8 +67,7 @@ def grow(
 
     Raises `UsageError` for what makes no sense for this model, before anything is written.
     """
-    if out.exists():
-        raise UsageError(f"{out}: is there already; name another folder with -o")
+    check_absent(out, "folder")
     before = Whole.of(checkpoint)
     recipe = before.recipe
     if asked.imported and isinstance(delta := read_parcel(Path(asked.imported)), Delta):
@@ -75,7 +76,7 @@ def grow(
                 f"{asked.imported}: is a delta, which makes a whole model of its base; give no other option with it"
             )
         return _saved(out, before, *_of_delta(before, delta, asked.imported), delta.step, asked, say)
-    growth = growing.unchanged(recipe)
+    growth = begun = growing.begun(recipe)
     scripts = range(len(recipe.model.program)) if asked.script is None else [growing.only_script(recipe, asked.script)]
     tasks = _tasks(asked.tasks)
     init = _init(asked, recipe)
@@ -88,6 +89,8 @@ def grow(
         growth = growing.with_tasks(growth, tasks, before.tasks)
     arrange: list[tuple[list[Function], Functions, object]] = []
     for source, parcel in _parcels(asked, recipe):
+        if changed := changes(parcel.lock):
+            say(f"{source}: its functions were trained by other code: {words(changed)}")
         place = growing.only_script(recipe, asked.script)
         _check_sizes(parcel, recipe, place, source)
         first = growth.recipe.model.program[place].num_functions
@@ -97,7 +100,7 @@ def grow(
         growth = growing.add(growth, asked.add, scripts, _body(asked.body, recipe), tuple(tasks) or None)
     if asked.iterations:
         growth = growing.with_iterations(growth, asked.iterations, scripts)
-    if growth.recipe == recipe and not asked.overrides:
+    if growth == begun and not asked.overrides:
         if asked.below is not None:
             raise UsageError(f"each function takes at least {asked.below:.2%} of an element, so that none is removed")
         raise UsageError("nothing to do; say what: --add, --remove, --tasks, --iterations, --merge or --import")
@@ -147,7 +150,7 @@ def _of_delta(before: Whole, delta: Delta, source: str) -> tuple[Growth, Tensors
     """The model that a delta makes of its base; nothing is remembered of its training."""
     origins = {(of.kind, of.name): (of.distribution, of.version) for of in locked(delta.lock).values()}
     recipe = evolve(recipe_in(delta.recipe, (), source, origins), name=delta.name)
-    growth = growing.unchanged(recipe)
+    growth = Growth(recipe, {function: function for function in growing.functions_of(recipe)})
     shapes = {name: list(value.shape) for name, value in meta_of(recipe).state_dict().items()}
     if delta.shapes != shapes:  # before anything of a size that a file says is made
         raise CheckpointError(f"{source}: its tensors are not those of its own recipe's model; get the file again")
@@ -199,16 +202,21 @@ def _body_of(parcel: Functions, before: Whole, place: int) -> Choice | None:
 
 
 def _little_used(before: Whole, below: float, scripts: Iterable[int], say: Callable[[str], object]) -> list[Function]:
-    """The functions of these scripts that take less than a share `below` of an element, on held-out data, in each task's mean."""
+    """The functions of these scripts that take less than a share `below` of an element in any task's mean, on held-out data.
+
+    Those that belong to tasks of which the data have nothing stay: nothing is known of their use.
+    """
     found = []
-    uses = usage(before.model(), build_data(before.recipe).open()["test"])
+    data = build_data(before.recipe)
+    uses = usage(before.model(), data.open()["test"])
     for script in scripts:
-        # What one task needs stays, however seldom others do.
-        use_U = uses[script].mean(dim=0).nan_to_num(0).amax(dim=0)
-        for number, use in enumerate(use_U.tolist()):
-            if use < below:
-                say(f"script {script}, f{number} takes {use:.2%} of an element, and is removed")
-                found.append(Function(script, number))
+        use_U = uses[script].mean(dim=0).nan_to_num(0).amax(dim=0).tolist()  # what one task needs stays
+        for grown, numbers in before.recipe.model.program[script].members:
+            measured = grown is None or grown.tasks is None or not data.tasks.keys().isdisjoint(grown.tasks)
+            for number in numbers if measured else ():
+                if use_U[number] < below:
+                    say(f"script {script}, f{number} takes {use_U[number]:.2%} of an element, and is removed")
+                    found.append(Function(script, number))
     return found
 
 

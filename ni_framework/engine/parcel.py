@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from attrs import evolve, field, frozen, validators
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ni_framework.engine.files import open_plain, replace_file
-from ni_framework.engine.provenance import lock_of
+from ni_framework.engine.files import check_absent, open_plain, replace_file
 from ni_framework.engine.whole import Whole
 from ni_framework.errors import CheckpointError, UsageError
 from ni_framework.model.transplant import Function, outline_of
-from ni_framework.options import Choice
 from ni_framework.recipe import dump, plain_values
 
 _ABOUT = "ni_framework"  # key of the metadata
@@ -52,9 +51,7 @@ class Delta:
     step: int = field(validator=validators.instance_of(int))
     lock: dict[str, Any] = field(validator=_mapping)
     shapes: dict[str, list[int]] = field(validator=_mapping)  # of all tensors
-    rows: dict[str, list[int]] = field(
-        validator=_mapping
-    )  # of those stored in part: which rows along the first dimension
+    rows: dict[str, list[int]] = field(validator=_mapping)  # of those stored in part: which, along the first dimension
     tensors: Mapping[str, Tensor] = field(factory=dict)
 
 
@@ -67,7 +64,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         value = weights[name]
         total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.contiguous().flatten().view(-1).numpy().tobytes())
+        total.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
@@ -80,9 +77,8 @@ def functions_of(whole: Whole, functions: Sequence[Function]) -> Functions:
         names = ", ".join(f"f{function.number}" for function in functions)
         raise UsageError(f"{names}: have different bodies; take those of one body at a time")
     (place,) = bodies
-    model = whole.model()
     numbers = [function.number for function in functions]
-    signature_UT, code_UC = (made.detach() for made in list(model.scripts)[script].embedding())
+    signature_UT, code_UC = (made.detach() for made in list(whole.model().scripts)[script].embedding())
     tensors = {"signature": signature_UT[numbers], "code": code_UC[numbers]}
     for name, value in whole.inferring.items():
         if name.startswith(f"{place}."):
@@ -90,26 +86,17 @@ def functions_of(whole: Whole, functions: Sequence[Function]) -> Functions:
             own = value if rows is None else value[[rows.index(function) for function in functions]]
             tensors[f"body/{name.removeprefix(f'{place}.')}"] = own
     recipe = whole.recipe.model.program[script]
-    choice = recipe.body if place.endswith(".body") else _own(whole, functions[0])
-    lock = lock_of(whole.recipe, None)
-    components = {p: of for p, of in lock["components"].items() if p == choice.path or p.startswith(f"{choice.path}.")}
+    grown = next(of for of, members in recipe.members if functions[0].number in members)
+    choice = recipe.body if grown is None or grown.body is None else grown.body
+    told: Mapping[str, Any] = whole.lock.get("components", {})
+    components = {p: of for p, of in told.items() if p == choice.path or p.startswith(f"{choice.path}.")}
     return Functions(
         names=[f"f{number}" for number in numbers],
         sizes={"width": whole.recipe.model.width, "code": recipe.code, "type": recipe.type},
         body=plain_values(choice),
-        lock=lock | {"components": components},
+        lock={**whole.lock, "components": components},
         tensors=tensors,
     )
-
-
-def _own(whole: Whole, function: Function) -> Choice:
-    script = whole.recipe.model.program[function.script]
-    first = script.functions
-    for grown in script.grown:
-        if first <= function.number < first + grown.functions and grown.body is not None:
-            return grown.body
-        first += grown.functions
-    raise AssertionError(function)
 
 
 def delta_of(whole: Whole, base: Whole) -> Delta:
@@ -122,7 +109,9 @@ def delta_of(whole: Whole, base: Whole) -> Delta:
             if old is None or not old.equal(value):
                 tensors[name] = value
             continue
-        differs = [row for row in range(len(value)) if row >= len(old) or not old[row].equal(value[row])]
+        common = min(len(old), len(value))
+        same = (old[:common] == value[:common]).view(common, value[:1].numel())
+        differs = [*(~same.all(dim=1)).nonzero().view(-1).tolist(), *range(common, len(value))]
         if differs or len(old) > len(value):
             tensors[name], rows[name] = value[differs], differs
     return Delta(
@@ -177,8 +166,7 @@ def _resized(value: Tensor, shape: Sequence[int]) -> Tensor:
 
 def write_parcel(path: Path, parcel: Functions | Delta) -> None:
     """Writes a file in one step; raises `UsageError` if it is there already."""
-    if path.exists():
-        raise UsageError(f"{path}: is there already; name another file with -o")
+    check_absent(path, "file")
     kind = next(kind for kind, cls in _KINDS.items() if isinstance(parcel, cls))
     told = {name: value for name, value in _fields(parcel).items() if name != "tensors"}
     about = json.dumps({"format": _FORMAT, "kind": kind, **told})

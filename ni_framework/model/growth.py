@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from attrs import evolve
@@ -35,9 +36,11 @@ def functions_of(recipe: Recipe) -> list[Function]:
     return [Function(n, u) for n, script in enumerate(recipe.model.program) for u in range(script.num_functions)]
 
 
-def unchanged(recipe: Recipe) -> Growth:
-    """No growth at all, to begin with."""
-    return Growth(recipe, {function: function for function in functions_of(recipe)})
+def begun(recipe: Recipe) -> Growth:
+    """No growth yet: what earlier ones added is no longer new."""
+    recipe = evolve(recipe, model=evolve(recipe.model, new_tasks=()))
+    older = (evolve(of, grown=tuple(evolve(grown, new=False) for grown in of.grown)) for of in recipe.model.program)
+    return Growth(with_scripts(recipe, older), {function: function for function in functions_of(recipe)})
 
 
 def functions_named(names: Sequence[str], recipe: Recipe, script: int | None) -> list[Function]:
@@ -86,14 +89,8 @@ def remove(growth: Growth, functions: Collection[Function]) -> Growth:
     program, origins = [], {}
     for place, script in enumerate(growth.recipe.model.program):
         gone = {number for of_script, number in functions if of_script == place}
-        kept: list[int] = []
-        first = 0
-        left: list[int] = []
-        for size in script.generations:
-            here = [number for number in range(first, first + size) if number not in gone]
-            kept += here
-            left.append(len(here))
-            first += size
+        here = [[number for number in numbers if number not in gone] for _, numbers in script.members]
+        kept, left = list(chain.from_iterable(here)), [len(numbers) for numbers in here]
         if not left[0]:
             raise UsageError(
                 f"script {place} would lose {_listed(script.functions)}, all that it began with; at least one has to stay"

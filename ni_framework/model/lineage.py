@@ -28,12 +28,16 @@ def with_scripts(recipe: Recipe, scripts: Iterable[Script]) -> Recipe:
 
 
 def before_growth(recipe: Recipe) -> Recipe:
-    """The recipe of the model without what growth has added."""
+    """The recipe of the model without what its last growth added."""
     tasks = recipe.model.tasks
     if recipe.model.new_tasks and tasks is not None:
         kept = {task: classes for task, classes in tasks.items() if task not in recipe.model.new_tasks}
         recipe = evolve(recipe, model=evolve(recipe.model, tasks=kept, new_tasks=()))
-    return with_scripts(recipe, (evolve(script, grown=()) for script in recipe.model.program))
+    return with_scripts(recipe, map(_without_new, recipe.model.program))
+
+
+def _without_new(script: Script) -> Script:
+    return evolve(script, grown=tuple(grown for grown in script.grown if not grown.new))
 
 
 def meta_of(recipe: Recipe) -> Interpreter:
@@ -51,9 +55,10 @@ def held_by(recipe: Recipe) -> dict[str, int]:
     learn = recipe.train.learn
     if learn is None:
         return {}
-    now = dict(meta_of(recipe).named_parameters())
+    model = meta_of(recipe)
+    now = dict(model.named_parameters())
     before: Mapping[str, Tensor] = dict(meta_of(before_growth(recipe)).named_parameters())
-    free = _learned(meta_of(recipe), learn)
+    free = _learned(model, learn)
     held = {}
     for name, parameter in now.items():
         if name in free:

@@ -26,12 +26,8 @@ from ni_framework.nn.modattention import AttentionMaps
 from ni_framework.nn.modlin import Modulation
 from ni_framework.nn.packed import PackedPairs, packing_pays
 
-PARTS = (
-    "type_inference",
-    "router",
-    "body",
-    "halting",
-)  # those that may answer with losses and statistics, and `bodies`
+# Those that may answer with losses and statistics, as bodies that growth has brought may too: "bodies.0".
+PARTS = ("type_inference", "router", "body", "halting")
 
 
 class Passage(NamedTuple):
@@ -73,7 +69,8 @@ class Script(nn.Module):
         sizes = Sizes(width, script.num_functions, script.code, script.type, grid)
         self.number = number  # of the program; noise depends on it
         self.generations = script.generations  # how many functions it began with, and how many each growth has added
-        self.tasks = [None, *(None if grown.tasks is None else frozenset(grown.tasks) for grown in script.grown)]
+        self.tasks = [None if grown.tasks is None else frozenset(grown.tasks) for grown in script.grown]
+        self.members = [numbers for _, numbers in script.members]  # the functions of each generation
         self.iterations = script.iterations
         self.pooling = script.pooling
         self.embedding = build("embedding", script.embedding, sizes, build)
@@ -85,7 +82,11 @@ class Script(nn.Module):
             build("body", body, evolve(sizes, functions=len(functions)), build)
             for body, functions in zip((grown.body for grown in script.grown if grown.body), others, strict=True)
         )
-        self.functions_of_bodies = [own, *others]
+        holding = zip((self.body, *self.bodies), (own, *others), strict=True)
+        self.functions_of_bodies = [
+            (functions, any(of.ndim and len(of) == len(functions) for of in body.state_dict().values()))
+            for body, functions in holding
+        ]  # and whether a body may hold something for each: told now, for later its tensors may lie elsewhere
         self.halting = None if script.halting is None else build("halting", script.halting, sizes, build)
         self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
         if script.grown and not self.router.grows:
@@ -102,10 +103,6 @@ class Script(nn.Module):
     def num_functions(self) -> int:
         """All of its functions, those that growth has added too."""
         return sum(self.generations)
-
-    def _functions_of(self, generation: int) -> range:
-        first = sum(self.generations[:generation])
-        return range(first, first + self.generations[generation])
 
     def set_execution(self, execution: str, router: str = "") -> None:
         """Which pairs are computed from now on: "dense" all, "packed" the open ones, "auto" whichever is faster.
@@ -166,7 +163,7 @@ class Script(nn.Module):
         signature_UT, code_UC = self.embedding()
         signature_UT = unit(signature_UT.to(torch.promote_types(signature_UT.dtype, torch.float32)))
         awake = self._awake(tasks)
-        functions = [function for generation in awake for function in self._functions_of(generation)]
+        functions = [function for generation in awake for function in self.members[generation]]
         bodies = []
         for name, body, own in self._bodies(functions):
             prepared = body.prepare(code_UC if own is None else code_UC[own], x_BVD.shape[1])
@@ -230,10 +227,12 @@ class Script(nn.Module):
         Without gradients, generations whose gates are all 0 are left out: they would change nothing but a rounding.
         """
         awake = [0]
-        gates = [None] if self.gates is None else [None, *self.gates.split(self.generations[1:])]
-        for number, (gate_G, own) in enumerate(zip(gates, self.tasks, strict=True)):
+        if self.gates is None:
+            return awake
+        gates = self.gates.split(self.generations[1:])
+        for number, (gate_G, own) in enumerate(zip(gates, self.tasks, strict=True), start=1):
             asked = own is None or tasks is None or not own.isdisjoint(tasks)
-            if gate_G is not None and asked and (gate_G.is_meta or torch.is_grad_enabled() or bool(gate_G.any())):
+            if asked and (gate_G.is_meta or torch.is_grad_enabled() or bool(gate_G.any())):
                 awake.append(number)
         return awake
 
@@ -245,13 +244,10 @@ class Script(nn.Module):
         if not self.bodies and len(awake) == self.num_functions:
             yield "body", self.body, None
             return
-        for place, functions in enumerate(self.functions_of_bodies):
+        for place, (functions, of_each) in enumerate(self.functions_of_bodies):
             name = f"bodies.{place - 1}" if place else "body"
-            body: Any = self.get_submodule(name)
-            here = sorted(set(functions).intersection(awake))
-            of_each = any(len(held) == len(functions) for held in body.state_dict().values() if held.ndim)
-            if here:
-                yield name, body, functions if of_each else here
+            if here := sorted(set(functions).intersection(awake)):
+                yield name, self.get_submodule(name), functions if of_each else here
 
     def _iterate(self, x_BVD: Tensor, left_BV: Tensor | None, forms: _Forms, iteration: int) -> _Iteration:
         """One iteration: routing, the functions, and the state that they leave. A function of its arguments alone."""

@@ -60,13 +60,5 @@ def composed(found: Sequence[Tensor], gates_G: Tensor, normalised: bool) -> Rout
 
 def functions_of_bodies(script: Script) -> list[list[int]]:
     """The functions that each body of a script has: those of its own body, then of each growth that brought another."""
-    own, others = list(range(script.functions)), []
-    first = script.functions
-    for grown in script.grown:
-        functions = list(range(first, first + grown.functions))
-        first += grown.functions
-        if grown.body is None:
-            own += functions
-        else:
-            others.append(functions)
-    return [own, *others]
+    own = [number for grown, numbers in script.members if grown is None or grown.body is None for number in numbers]
+    return [own, *(list(numbers) for grown, numbers in script.members if grown is not None and grown.body is not None)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ni_framework.errors import PluginError, Problem
 from ni_framework.model.lineage import meta_of, with_scripts
+from ni_framework.model.shares import functions_of_bodies
 from ni_framework.recipe import Recipe
 from ni_framework.recipe.schema import Script
 
@@ -31,9 +32,7 @@ class Outline:
 
     shapes: Mapping[str, torch.Size]
     rows: Rows
-    own_bodies: Mapping[
-        Function, str
-    ]  # functions with another body than their script's: where that is, "scripts.0.bodies.1"
+    own_bodies: Mapping[Function, str]  # where the body is of those that have not their script's: "scripts.0.bodies.1"
 
 
 def outline_of(recipe: Recipe) -> Outline:
@@ -43,7 +42,7 @@ def outline_of(recipe: Recipe) -> Outline:
     """
     program = recipe.model.program
     shapes = _shapes(recipe)
-    belongs: dict[str, list[range]] = {}
+    rows: dict[str, list[Function]] = {}
     for generation in range(max(len(script.generations) for script in program)):
         widened = with_scripts(recipe, (_with_one_more(script, generation) for script in program))
         for name, shape in _shapes(widened).items():
@@ -51,14 +50,10 @@ def outline_of(recipe: Recipe) -> Outline:
                 continue
             if shape[1:] != shapes[name][1:] or shape[0] != shapes[name][0] + 1:
                 raise _cannot_grow(name, shapes[name], shape)
-            script = program[int(name.split(".")[1])]
-            first = sum(script.generations[:generation])
-            belongs.setdefault(name, []).append(range(first, first + script.generations[generation]))
-    rows = {
-        name: [Function(int(name.split(".")[1]), number) for span in spans for number in span]
-        for name, spans in belongs.items()
-    }
-    return Outline(shapes, rows, dict(_own_bodies(recipe)))
+            place = int(name.split(".")[1])  # "scripts.0.embedding.code"
+            _, numbers = program[place].members[generation]
+            rows.setdefault(name, []).extend(Function(place, number) for number in numbers)
+    return Outline(shapes, rows, _own_bodies(recipe))
 
 
 def transplanted(
@@ -100,17 +95,13 @@ def name_before(name: str, before: Outline, now: Outline, origins: Mapping[Funct
     return name
 
 
-def _own_bodies(recipe: Recipe) -> Mapping[Function, str]:
-    found = {}
-    for number, script in enumerate(recipe.model.program):
-        first, place = script.functions, 0
-        for grown in script.grown:
-            if grown.body is not None:
-                for function in range(first, first + grown.functions):
-                    found[Function(number, function)] = f"scripts.{number}.bodies.{place}"
-                place += 1
-            first += grown.functions
-    return found
+def _own_bodies(recipe: Recipe) -> dict[Function, str]:
+    return {
+        Function(number, function): f"scripts.{number}.bodies.{place}"
+        for number, script in enumerate(recipe.model.program)
+        for place, functions in enumerate(functions_of_bodies(script)[1:])
+        for function in functions
+    }
 
 
 def _shapes(recipe: Recipe) -> dict[str, torch.Size]:

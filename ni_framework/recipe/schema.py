@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Literal
 
 import attrs
@@ -25,6 +26,9 @@ class Grown:
     )
     tasks: tuple[str, ...] | None = option(
         default=None, help="tasks of which one must be asked for, or they take no part; null: any"
+    )
+    new: bool = option(
+        default=True, help="whether the last growth added them, so that they are what `learn: [grown]` trains"
     )
 
 
@@ -60,10 +64,21 @@ class Script:
         "many as are open; the numbers are equal up to rounding",
     )
 
+    def __attrs_post_init__(self) -> None:
+        if [grown.new for grown in self.grown] != sorted(grown.new for grown in self.grown):
+            raise OptionError("grown", "has new functions before older ones", "put those with `new: true` last")
+
     @property
     def generations(self) -> tuple[int, ...]:
         """How many functions it began with, and how many each growth has added."""
         return self.functions, *(grown.functions for grown in self.grown)
+
+    @property
+    def members(self) -> tuple[tuple[Grown | None, range], ...]:
+        """The functions of each generation: None stands for those it began with."""
+        ends = accumulate(self.generations)
+        parts = zip((None, *self.grown), self.generations, ends, strict=True)
+        return tuple((grown, range(end - number, end)) for grown, number, end in parts)
 
     @property
     def num_functions(self) -> int:
@@ -86,9 +101,10 @@ class Model(Script):
         help="all tasks with their numbers of classes, of which the data may have some; null: those of the data",
         ge=1,
     )
-    new_tasks: tuple[str, ...] = option(default=(), help="which of them were added after training (`ni grow`)")
+    new_tasks: tuple[str, ...] = option(default=(), help="which of them the last growth added (`ni grow`)")
 
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if self.tasks is not None and not self.tasks:
             raise OptionError("tasks", "must name at least one task", "or null, for those of the data")
         tasks = tuple(self.tasks or ())
@@ -161,7 +177,7 @@ class Train:
     )
     learn: tuple[Literal["grown", "routing", "codes"], ...] | None = option(
         default=None,
-        help="what is trained: what growth has added, type inference and router and signatures, or codes; null: everything",
+        help="what is trained: what the last growth added, type inference and router and signatures, or codes; null: everything",
     )
     random_iterations: bool = option(
         default=False, help="whether each step takes a random number of iterations, from 1 to the script's own"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch
-from ni_framework.engine.diff import Change, changed, of_functions
+from ni_framework.engine.diff import Change, changed
 from ni_framework.engine.moved import count_moves
 from ni_framework.model.trace import trace
-from tests.engine.small import small_recipe
 from tests.model.building import inputs_of, model_of
 
 
@@ -29,14 +26,6 @@ def test_keys_are_compared_by_value_and_type() -> None:
         Change("new", None, {}, "B"),
     ]
     assert changed(a, a) == []
-
-
-def test_tensors_of_functions_grow_with_them(tmp_path: Path) -> None:
-    """Not those that only have the same size; in every script; a body's own are found too."""
-    names = {"scripts.0.embedding.signature", "scripts.0.embedding.code"}
-    assert of_functions(small_recipe(tmp_path, "model.functions=12")) == names  # the width is 12 too
-    both = small_recipe(tmp_path, "model.scripts=[{}, {functions: 1, embedding: consolidated}]")
-    assert of_functions(both) == names | {"scripts.1.embedding.table"}
 
 
 class Masked:

@@ -19,7 +19,7 @@ from ni_framework.engine.trainer import resume, train
 from ni_framework.engine.verify import verify
 from ni_framework.engine.whole import Whole
 from ni_framework.errors import PluginError, UsageError
-from ni_framework.model.growth import add, functions_named, remove, unchanged
+from ni_framework.model.growth import add, begun, functions_named, remove
 from ni_framework.model.lineage import held_by, with_scripts
 from ni_framework.model.transplant import Function, outline_of
 from tests.engine.small import small_recipe
@@ -112,6 +112,28 @@ def test_frozen_is_frozen(run: Path, tmp_path: Path, freeze: str) -> None:
     assert not torch.equal(
         now[FUNCTIONS[1]][3:], parameter(grown(run, tmp_path / "b", add=1, init="near=f1"), FUNCTIONS[1])[3:]
     )
+
+
+def test_what_an_earlier_growth_added_is_old(run: Path, tmp_path: Path) -> None:
+    """It is held as all else, its gate too; and goes on learning where nothing is held."""
+    first = grown(run, tmp_path / "first", add=1, init="near=f0", body="{use: experts, heads: 2, key: 3}")
+    resume(first, ["train.steps=9"])
+    before = tensors(first, AVERAGE)
+    out = grown(first, tmp_path / "out", add=1, init="near=f1", freeze="old")
+    resume(out, ["train.steps=14"])
+    now = tensors(out, WEIGHTS)
+    assert before["scripts.0.gates"].all()
+    assert all(torch.equal(now[n][: len(v)] if v.ndim else now[n], v) for n, v in before.items())
+    assert now["scripts.0.gates"][1] != 0
+    assert [of.new for of in Whole.of(out).recipe.model.grown] == [False, True]
+
+
+def test_functions_of_tasks_without_data_are_not_pruned(run: Path, tmp_path: Path) -> None:
+    """Nothing is known of their use."""
+    out = grown(run, tmp_path / "a", add=1, tasks="letters:26")
+    both = grown(out, tmp_path / "b", add=1)  # of which the gate is shut
+    assert grow(both, tmp_path / "out", Asked(below=0.01))["functions"] == [[5, 4]]
+    assert Whole.of(tmp_path / "out").recipe.model.grown[0].tasks == ("letters",)
 
 
 def test_moments_outlast_freezing(run: Path, tmp_path: Path) -> None:
@@ -227,7 +249,7 @@ def test_names_of_functions(tmp_path: Path) -> None:
 
 
 def test_origins_follow(tmp_path: Path) -> None:
-    growth = remove(add(unchanged(small_recipe(tmp_path)), 2, [0]), [Function(0, 0), Function(0, 3)])
+    growth = remove(add(begun(small_recipe(tmp_path)), 2, [0]), [Function(0, 0), Function(0, 3)])
     assert growth.origins == {Function(0, 0): Function(0, 1), Function(0, 1): Function(0, 2)}
     assert growth.added == [Function(0, 2)]
 

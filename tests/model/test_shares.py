@@ -200,6 +200,11 @@ def test_a_task_that_is_not_there() -> None:
 
 
 def test_whose_rows_are_whose() -> None:
+    """Told by how tensors grow, and not by their sizes: here the width is the number of functions; in every script."""
+    names = {"scripts.0.embedding.signature", "scripts.0.embedding.code"}
+    assert outline_of(recipe_in(TEXT, ["model.functions=12"])).rows.keys() == names
+    both = outline_of(recipe_in(TEXT, ["model.scripts=[{}, {functions: 1, embedding: consolidated}]"]))
+    assert both.rows.keys() == names | {"scripts.1.embedding.table"}
     outline = outline_of(recipe_in(TEXT, [GROWN]))
     functions = [Function(0, number) for number in range(6)]
     assert outline.rows == {

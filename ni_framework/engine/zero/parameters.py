@@ -30,9 +30,7 @@ class Parameters:
         self.model, self.optimizer, self.stage, self.team = engine.module, engine.optimizer, stage, team
         self.fragments, self._disk = fragments_of(engine, stage, team.rank), disk
         self.inner = engine.optimizer.optimizer if stage else engine.optimizer
-        self._idle: Mapping[
-            str, Tensor | Piece
-        ] = {}  # what an optimizer remembered of parameters that are not trained now
+        self._idle: State = {}  # what an optimizer remembered of parameters that are not trained now
         self._names: dict[str, list[str]] = {}  # all that a parameter is stored by, by the first
         first: dict[int, str] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
