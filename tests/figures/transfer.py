@@ -1,6 +1,6 @@
 """Does a model that knows digits learn the letters of an alphabet from few samples, and does it keep its digits?
 
-Run as `python tests/figures/transfer.py --output FOLDER`; takes about an hour of one CPU core. Prints three tables, and
+Run as `python tests/figures/transfer.py --output FOLDER`; takes less than an hour of one CPU core. Prints three tables, and
 draws `transfer.png` beside this file. What was measured is kept in FOLDER, and not measured again; `--seeds 0,1` measures a
 part only, so that two processes may share the work before one more tells of all.
 
@@ -28,7 +28,7 @@ SEEDS = (0, 1, 2, 3, 4)
 ALPHABET = "greek"
 SAMPLES = (5, 10, 20, 50)  # of each letter
 ITERATIONS = range(1, 9)
-STEPS = 300  # on letters; none of these methods has stopped getting better by then
+STEPS = 300  # on letters, of each method
 NEW = (
     ("add", 3),
     ("body", "lines_of_code"),
