@@ -22,10 +22,9 @@ from ni_framework.engine.provenance import lock_of
 from ni_framework.engine.run_folder import place_of, point_to
 from ni_framework.engine.whole import Whole
 from ni_framework.errors import CheckpointError, UsageError
-from ni_framework.model.compose import build_data, build_model
+from ni_framework.model.compose import build_data, build_model, meta_model
 from ni_framework.model.growth import Growth
 from ni_framework.model.interpreter import Interpreter
-from ni_framework.model.lineage import meta_of
 from ni_framework.model.trace import trace
 from ni_framework.model.transplant import Function, Outline, name_before, outline_of, transplanted
 from ni_framework.nn.init import seed_of
@@ -204,7 +203,7 @@ def _noise(name: str, function: Function, like: Tensor) -> Tensor:
 
 def _held_as_is(recipe: Recipe, script: int) -> tuple[str | None, str | None]:
     """The parameters that are a script's signatures and its codes; None where these are made from others."""
-    model = meta_of(recipe)
+    model = meta_model(recipe)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     signature_UT, code_UC = list(model.scripts)[script].embedding()
     return names.get(id(signature_UT)), names.get(id(code_UC))

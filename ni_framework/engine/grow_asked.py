@@ -26,13 +26,12 @@ from ni_framework.engine.manifest import read_manifest
 from ni_framework.engine.parcel import Delta, Functions, functions_of, read_parcel, weights_of
 from ni_framework.engine.proof import changes, words
 from ni_framework.engine.provenance import locked
-from ni_framework.engine.usage import usage
+from ni_framework.engine.usage import used
 from ni_framework.engine.whole import Whole
 from ni_framework.errors import CheckpointError, RunError, UsageError
 from ni_framework.model import growth as growing
-from ni_framework.model.compose import build_data
+from ni_framework.model.compose import build_data, meta_model
 from ni_framework.model.growth import Growth
-from ni_framework.model.lineage import meta_of
 from ni_framework.model.transplant import Function, Outline, outline_of
 from ni_framework.options import Choice
 from ni_framework.recipe import Recipe, dump, plain_values
@@ -151,7 +150,7 @@ def _of_delta(before: Whole, delta: Delta, source: str) -> tuple[Growth, Tensors
     origins = {(of.kind, of.name): (of.distribution, of.version) for of in locked(delta.lock).values()}
     recipe = evolve(recipe_in(delta.recipe, (), source, origins), name=delta.name)
     growth = Growth(recipe, {function: function for function in growing.functions_of(recipe)})
-    shapes = {name: list(value.shape) for name, value in meta_of(recipe).state_dict().items()}
+    shapes = {name: list(value.shape) for name, value in meta_model(recipe).state_dict().items()}
     if delta.shapes != shapes:  # before anything of a size that a file says is made
         raise CheckpointError(f"{source}: its tensors are not those of its own recipe's model; get the file again")
     weights = weights_of(delta, before, source)
@@ -208,9 +207,9 @@ def _little_used(before: Whole, below: float, scripts: Iterable[int], say: Calla
     """
     found = []
     data = build_data(before.recipe)
-    uses = usage(before.model(), data.open()["test"])
+    uses = used(before.model(), data.open()["test"])
     for script in scripts:
-        use_U = uses[script].mean(dim=0).nan_to_num(0).amax(dim=0).tolist()  # what one task needs stays
+        use_U = uses[script].use_ILU.mean(dim=0).nan_to_num(0).amax(dim=0).tolist()  # what one task needs stays
         for grown, numbers in before.recipe.model.program[script].members:
             measured = grown is None or grown.tasks is None or not data.tasks.keys().isdisjoint(grown.tasks)
             for number in numbers if measured else ():
@@ -233,7 +232,7 @@ def _held_out(before: Whole, place: Path, say: Callable[[str], object]) -> dict[
 
 
 def _count(recipe: Recipe) -> int:
-    return sum(parameter.numel() for parameter in meta_of(recipe).parameters())
+    return sum(parameter.numel() for parameter in meta_model(recipe).parameters())
 
 
 def _tasks(text: str | None) -> dict[str, int]:

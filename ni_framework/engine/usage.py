@@ -22,7 +22,12 @@ LARGEST = 2**24  # compatibilities that a batch may keep: 64 MiB
 
 
 class Used(NamedTuple):
-    """What one script's functions take; letters: I iterations, L tasks in the model's order. NaN for a task without samples."""
+    """What one script's functions take; letters: I iterations, L tasks in the model's order. NaN for a task without samples.
+
+    The use of a function is the share of an element that it takes, c_ui, in the mean over the elements that are present
+    (CLS elements too) of the samples that have an answer for the task. An element that has halted, or that no function takes,
+    counts with 0. With a router whose compatibilities sum to 1 the uses do so too.
+    """
 
     use_ILU: Tensor  # mean of c_ui
     open_ILU: Tensor  # share of pairs with c_ui > 0
@@ -42,19 +47,9 @@ class Chosen:
         return self.split.batch(self.index_S[index_B], key_B)
 
 
-def usage(model: Interpreter, split: Split, samples: int | None = None) -> list[Tensor]:
-    """The use of each script's functions by iteration and task, [I, L, U] each; `samples` of the split, None for all.
-
-    The use of a function is the share of an element that it takes, c_ui, in the mean over the elements that are present
-    (CLS elements too) of the samples that have an answer for the task. An element that has halted, or that no function takes,
-    counts with 0. With a router whose compatibilities sum to 1 the uses do so too.
-    """
-    return [of.use_ILU for of in used(model, split if samples is None else Chosen(split, samples))]
-
-
 @blamed()
 def used(model: Interpreter, split: Split) -> list[Used]:
-    """What each script's functions take on a split, in evaluation mode and full precision; all tasks are asked for at once."""
+    """What each script's functions take on a split, in evaluation mode; all tasks that the data have are asked for at once."""
     device, tasks = next(model.parameters()).device, tuple(model.tasks)
     taken = [torch.zeros(2, script.iterations, len(tasks), 1, dtype=torch.float64) for script in model.scripts]
     elements_L = torch.zeros(len(tasks), dtype=torch.float64)

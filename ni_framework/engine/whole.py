@@ -13,9 +13,8 @@ from ni_framework.engine.checkpoint import read_lock, read_recipe
 from ni_framework.engine.manifest import AVERAGE, TRAINING, WEIGHTS, Manifest, check_files
 from ni_framework.engine.run_folder import find_checkpoint
 from ni_framework.engine.stored import Stored
-from ni_framework.model.compose import build_model
+from ni_framework.model.compose import build_model, meta_model
 from ni_framework.model.interpreter import Interpreter
-from ni_framework.model.lineage import meta_of
 from ni_framework.recipe import Recipe
 
 
@@ -43,7 +42,7 @@ class Whole:
             return Stored(folder, manifest, name, checked=True).all()
 
         averages = read(AVERAGE) if AVERAGE in manifest.whole_files else None
-        lock, tasks = read_lock(folder, manifest), meta_of(recipe).tasks
+        lock, tasks = read_lock(folder, manifest), meta_model(recipe).tasks
         return cls(folder, manifest, recipe, lock, read(WEIGHTS), averages, read(TRAINING), tasks)
 
     @property

@@ -52,8 +52,9 @@ def build_model(
         ) from error
 
 
-def meta_model(recipe: Recipe, tasks: Mapping[str, int]) -> Interpreter:
-    """The model of a recipe for these tasks, without values, whatever the data are; raises as `build_model` does."""
+def meta_model(recipe: Recipe) -> Interpreter:
+    """The model of a recipe without values; unlike `build_model`, of the recipe's own tasks whatever those of the data are."""
+    tasks = tasks_of(recipe, build_data(recipe)) if recipe.model.tasks is None else recipe.model.tasks
     with torch.device("meta"), WithoutValues():
         return _compose(recipe, tasks)
 

@@ -117,7 +117,7 @@ def with_tasks(growth: Growth, tasks: Mapping[str, int], before: Mapping[str, in
         if task in before:
             raise UsageError(f"--tasks {task}: the model has this task already")
     model = growth.recipe.model
-    model = evolve(model, tasks={**before, **tasks}, new_tasks=(*model.new_tasks, *tasks))
+    model = evolve(model, tasks={**before, **tasks}, new_tasks=tuple(tasks))
     return Growth(evolve(growth.recipe, model=model), growth.origins)
 
 

@@ -8,7 +8,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from ni_framework.model.compose import build_data, meta_model, tasks_of
+from ni_framework.model.compose import meta_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.recipe import Recipe
 from ni_framework.recipe.schema import Script
@@ -40,13 +40,6 @@ def _without_new(script: Script) -> Script:
     return evolve(script, grown=tuple(grown for grown in script.grown if not grown.new))
 
 
-def meta_of(recipe: Recipe) -> Interpreter:
-    """The model of a recipe without values, whatever tasks the data have of its own."""
-    return meta_model(
-        recipe, tasks_of(recipe, build_data(recipe)) if recipe.model.tasks is None else recipe.model.tasks
-    )
-
-
 def held_by(recipe: Recipe) -> dict[str, int]:
     """How many leading elements of each parameter `train.learn` leaves as they are; parameters with none are left out.
 
@@ -55,9 +48,9 @@ def held_by(recipe: Recipe) -> dict[str, int]:
     learn = recipe.train.learn
     if learn is None:
         return {}
-    model = meta_of(recipe)
+    model = meta_model(recipe)
     now = dict(model.named_parameters())
-    before: Mapping[str, Tensor] = dict(meta_of(before_growth(recipe)).named_parameters())
+    before: Mapping[str, Tensor] = dict(meta_model(before_growth(recipe)).named_parameters())
     free = _learned(model, learn)
     held = {}
     for name, parameter in now.items():

@@ -10,7 +10,8 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from ni_framework.errors import PluginError, Problem
-from ni_framework.model.lineage import meta_of, with_scripts
+from ni_framework.model.compose import meta_model
+from ni_framework.model.lineage import with_scripts
 from ni_framework.model.shares import functions_of_bodies
 from ni_framework.recipe import Recipe
 from ni_framework.recipe.schema import Script
@@ -28,9 +29,8 @@ class Function(NamedTuple):
 
 @frozen
 class Outline:
-    """The tensors of a model, and which of them hold something for each function."""
+    """What of a model belongs to which function."""
 
-    shapes: Mapping[str, torch.Size]
     rows: Rows
     own_bodies: Mapping[Function, str]  # where the body is of those that have not their script's: "scripts.0.bodies.1"
 
@@ -53,7 +53,7 @@ def outline_of(recipe: Recipe) -> Outline:
             place = int(name.split(".")[1])  # "scripts.0.embedding.code"
             _, numbers = program[place].members[generation]
             rows.setdefault(name, []).extend(Function(place, number) for number in numbers)
-    return Outline(shapes, rows, _own_bodies(recipe))
+    return Outline(rows, _own_bodies(recipe))
 
 
 def transplanted(
@@ -105,7 +105,7 @@ def _own_bodies(recipe: Recipe) -> dict[Function, str]:
 
 
 def _shapes(recipe: Recipe) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in meta_of(recipe).state_dict().items()}
+    return {name: value.shape for name, value in meta_model(recipe).state_dict().items()}
 
 
 def _cannot_grow(name: str, before: Sequence[int], now: Sequence[int]) -> PluginError:

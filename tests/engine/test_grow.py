@@ -19,6 +19,7 @@ from ni_framework.engine.trainer import resume, train
 from ni_framework.engine.verify import verify
 from ni_framework.engine.whole import Whole
 from ni_framework.errors import PluginError, UsageError
+from ni_framework.model.compose import meta_model
 from ni_framework.model.growth import add, begun, functions_named, remove
 from ni_framework.model.lineage import held_by, with_scripts
 from ni_framework.model.transplant import Function, outline_of
@@ -260,8 +261,8 @@ def test_what_is_learned(tmp_path: Path) -> None:
 
     def free(learn: str) -> set[str]:
         recipe = small_recipe(tmp_path, *grown, f"train.learn={learn}")
-        shapes = outline_of(recipe).shapes
-        return {name for name, shape in shapes.items() if held_by(recipe).get(name, 0) < shape.numel()}
+        parameters = meta_model(recipe).named_parameters()
+        return {name for name, value in parameters if held_by(recipe).get(name, 0) < value.numel()}
 
     assert held_by(small_recipe(tmp_path, *grown)) == {}
     assert free("[codes]") == {FUNCTIONS[1]}

@@ -11,7 +11,7 @@ from torch import Tensor
 from ni_framework import trace
 from ni_framework.contracts import Batch
 from ni_framework.engine import usage as module
-from ni_framework.engine.usage import Chosen, usage, used
+from ni_framework.engine.usage import Chosen, used
 from ni_framework.model.interpreter import Interpreter
 from tests.model.building import TASKS, inputs_of, model_of
 
@@ -77,14 +77,13 @@ def test_use_is_the_mean_share_of_an_element(largest: int, monkeypatch: pytest.M
         assert torch.allclose(of.use_ILU, expected[0], rtol=0, atol=1e-9)
         assert torch.allclose(of.open_ILU, expected[1], rtol=0, atol=1e-9)
         assert len(of.use_ILU.unique()) > 5, "or a constant would do"
-    assert all(torch.equal(use, of.use_ILU) for use, of in zip(usage(model, split), found, strict=True))
 
 
 def test_a_task_without_samples_has_no_use() -> None:
     """NaN, and not 0: that nobody asked says nothing of a function."""
     split = Mixed()
     split.present["colour"][:] = False
-    (use_ILU, _) = usage(model_of(SCRIPTS), split)
+    use_ILU = used(model_of(SCRIPTS), split)[0].use_ILU
     assert use_ILU[:, 1].isnan().all()
     assert use_ILU[:, 0].isfinite().all()
 
