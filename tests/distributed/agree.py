@@ -12,9 +12,10 @@ from tests.distributed.cases import Case
 
 WEIGHTS = 1e-6  # of SGD, after 10 steps
 LOSSES = 1e-5  # of AdamW, over 20
-# Its numbers have 8 bits. At stage 3, which keeps no casts and has DeepSpeed's linear map, sums are rounded in other places:
-# over ten steps of AdamW, losses were 1.1 % apart.
-BF16 = 2.0**-6
+BF16 = 2.0**-8
+# Stage 3 keeps no casts and has DeepSpeed's linear map, so that sums are rounded in other places: over ten steps of AdamW, losses
+# were 1.1 % apart.
+BF16_AT_STAGE_3 = 2.0**-6
 
 
 def agree(processes: Processes, cases: Sequence[Case]) -> list[list[list[dict[str, Any]]]]:
@@ -39,7 +40,8 @@ def check(case: Case, found: dict[str, Any], size: int) -> None:
     assert found["moved"] > 1e-2, where
     for reference in ("local", "plain"):
         if any("bf16" in override for override in case.overrides):
-            assert found[f"{reference} losses"] < BF16 * found["last loss"], where
+            precision = BF16_AT_STAGE_3 if found["stage"] == 3 else BF16
+            assert found[f"{reference} losses"] < precision * found["last loss"], where
             continue
         assert found[f"{reference} losses"] < LOSSES, where
         if case.optimizer == "sgd":
