@@ -13,7 +13,7 @@ from attrs import frozen
 
 from ni_framework.contracts import Batch
 from ni_framework.engine.batches import to
-from ni_framework.engine.engine import Engine
+from ni_framework.engine.engine import FORMATS, Engine
 from ni_framework.engine.evaluate import evaluating
 from ni_framework.engine.live_bytes import LiveBytes
 from ni_framework.engine.local import LocalEngine
@@ -28,6 +28,7 @@ from ni_framework.registry import recipe_in
 MODES = ("training", "inference", "one image")
 WARM_UP = 3  # rounds
 MATRIX = 2048  # rows and columns of the matrices whose product is the measure of speed
+GPU_MATRIX = 8192  # a GPU is done with a smaller one before it has really begun
 INTERPRETER, TRANSFORMER = "interpreter", "transformer"
 
 
@@ -189,12 +190,13 @@ def measure(subjects: Sequence[Subject], rounds: int) -> Iterator[tuple[int, lis
 
 def matrix_rate(engine: LocalEngine) -> float:
     """Operations per second of one large product of matrices in the precision of the forward."""
-    dtype = torch.bfloat16 if engine.train.precision == "bf16" else torch.float32
-    matrix = torch.ones(MATRIX, MATRIX, dtype=dtype, device=engine.device)
+    dtype = FORMATS[engine.train.precision]
+    size = GPU_MATRIX if engine.device.type == "cuda" else MATRIX
+    matrix = torch.rand(size, size, dtype=dtype, device=engine.device)  # a GPU is faster on equal numbers
     out = torch.empty_like(matrix)
     start = _now(engine.device)
     torch.mm(matrix, matrix, out=out)
-    return 2 * MATRIX**3 / (_now(engine.device) - start)
+    return 2 * size**3 / (_now(engine.device) - start)
 
 
 def transformer_of(recipe: Recipe) -> Recipe:

@@ -32,7 +32,7 @@ from ni_framework.nn.random import keys, uniform
 from ni_framework.recipe import Recipe
 
 COUNT = "average/count"  # how often weights were taken into the averages
-_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Step(NamedTuple):
@@ -135,7 +135,7 @@ class Engine(ABC):
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass; weights and optimizer stay in fp32."""
-        format = _FORMATS[self.train.precision]
+        format = FORMATS[self.train.precision]
         return torch.autocast(self.device.type, format, format != torch.float32, self._cache)
 
     def rate(self, step: int) -> float:

@@ -62,16 +62,20 @@ def grown_tensors(before: Whole, growth: Growth, arrange: Arrange) -> Tensors:
     Old functions keep their rows and the moments that the optimizer has of them; those of new ones are 0. Where something is
     new, steps are counted from 0 again: with the count kept, moments of 0 would not be corrected, and AdamW would move new
     numbers by 3 to 6 times the learning rate for a hundred steps, while old ones are moved a little less now, and soon as before.
-    Where a part is held from now on, averaged weights become the weights: those are what answers, and would drift otherwise.
+    Where a part is held from now on, averaged weights become the weights: those are what answers, and would drift otherwise;
+    so they do where nothing is averaged any more.
     What the guard, the running means and alarms have seen is forgotten: it was of another model, and perhaps of other data.
     """
     old, now = outline_of(before.recipe), outline_of(growth.recipe)
     fresh = build_model(growth.recipe).state_dict()
-    start = before.weights if growth.recipe.train.learn is None else before.inferring
+    train = growth.recipe.train
+    start = before.weights if train.learn is None and train.average else before.inferring
     weights = transplanted(start, old, fresh, now, growth.origins)
     weights = {name: value.clone() for name, value in weights.items()}
     arrange(weights, now)
-    averages = None if before.averages is None else transplanted(before.averages, old, weights, now, growth.origins)
+    averages = None
+    if before.averages is not None and train.average:
+        averages = transplanted(before.averages, old, weights, now, growth.origins)
     names = {name: name_before(name, old, now, growth.origins) for name in weights}
     sizes = {name: value.numel() for name, value in before.weights.items()}
     new = any(weights[name].numel() > sizes.get(source or "", 0) for name, source in names.items())
@@ -87,8 +91,8 @@ def grown_tensors(before: Whole, growth: Growth, arrange: Arrange) -> Tensors:
         if kind == "step" and new:
             kept = {name: torch.zeros_like(value) for name, value in kept.items()}
         training |= {f"{prefix}{name}": moved.get(name, value) for name, value in kept.items()}
-    if _COUNT in before.training:
-        training[_COUNT] = before.training[_COUNT]
+    if train.average:
+        training[_COUNT] = before.training.get(_COUNT, torch.tensor(0))
     return Tensors(weights, averages, training | forgotten(growth.recipe))
 
 

@@ -36,7 +36,7 @@ class Modulation:
         """W diag(s_u), a matrix for each function: small beside the rows that it spares from being scaled."""
         folded_UED = self._folded_UED
         if folded_UED is None:
-            folded_UED = torch.cat([of.weight_ED * of.scale_UD.unsqueeze(1) for of in self.maps], dim=1)
+            folded_UED = lowered(torch.cat([of.weight_ED * of.scale_UD.unsqueeze(1) for of in self.maps], dim=1))
         if not torch.compiler.is_compiling():  # which would compile once for what is there and once for what is not
             self._folded_UED = folded_UED
         return folded_UED
@@ -49,6 +49,17 @@ class Modulation:
         return torch.cat(
             [of.weight_ED.new_zeros(len(of.weight_ED)) if of.bias_E is None else of.bias_E for of in self.maps]
         )
+
+
+def lowered(tensor: Tensor) -> Tensor:
+    """In the precision in which autocast would multiply it: lowered once for all products that it enters.
+
+    Autocast itself lowers it again for each of them, unless it is a parameter.
+    """
+    kind = tensor.device.type
+    if tensor.dtype == torch.float32 and not tensor.is_meta and torch.is_autocast_enabled(kind):
+        return tensor.to(torch.get_autocast_dtype(kind))
+    return tensor
 
 
 def scale_of(code_UC: Tensor, weight_DC: Tensor) -> Tensor:

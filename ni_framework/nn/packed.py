@@ -11,7 +11,7 @@ from torch import Tensor
 from ni_framework.nn.attention import CLOSED, key_bias, modulated_attention
 from ni_framework.nn.block_attention import Block, block_attention
 from ni_framework.nn.by_hand import by_hand
-from ni_framework.nn.modlin import Modulation, modlin
+from ni_framework.nn.modlin import Modulation, lowered, modlin
 from ni_framework.nn.permuted import permuted
 from ni_framework.nn.products import scaled_product
 
@@ -55,6 +55,7 @@ class PackedPairs:
         self.compatibility = self._share = value_P.unsqueeze(-1)
         if share_BUV is not None:
             self._share = share_BUV.transpose(0, 1).reshape(-1).index_select(0, open_P).unsqueeze(-1)
+        self._known_place_P = None if by_hand(value_P) else self._places()
         self._bias_P = key_bias(value_P, None if multiplicity_V is None else multiplicity_V[self._element_P])
 
     def share(self, x_BVD: Tensor) -> Tensor:
@@ -66,7 +67,8 @@ class PackedPairs:
     def modulate(self, x_RD: Tensor, modulation: Modulation) -> Tensor:
         if by_hand(x_RD, *(of.weight_ED for of in modulation.maps)):
             return scaled_product(x_RD, self.function_P, modulation.maps)
-        products = [modlin(x_RD, self.spread(of.scale_UD), of.weight_ED, of.bias_E) for of in modulation.maps]
+        x_RD = lowered(x_RD)
+        products = [modlin(x_RD, self.spread(lowered(of.scale_UD)), of.weight_ED, of.bias_E) for of in modulation.maps]
         return torch.cat(products, dim=-1) if len(products) > 1 else products[0]
 
     def multiply(self, x_RD: Tensor, weight_UED: Tensor) -> Tensor:
@@ -145,6 +147,9 @@ class PackedPairs:
     @property
     def _place_P(self) -> Tensor:
         """Where each row lies if all groups are as long as the longest."""
+        return self._places() if self._known_place_P is None else self._known_place_P
+
+    def _places(self) -> Tensor:
         slot_P = torch.arange(len(self._group_P), device=self._count_G.device) - self._start_G[self._group_P]
         return self._group_P * self._longest + slot_P
 

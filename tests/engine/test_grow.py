@@ -148,6 +148,19 @@ def test_moments_outlast_freezing(run: Path, tmp_path: Path) -> None:
     assert torch.equal(before[name], now[name])
 
 
+def test_averages_end_and_begin_where_a_model_grows(run: Path, tmp_path: Path) -> None:
+    """Nothing that answers changes: where nothing is averaged any more, averages become the weights."""
+    ended = grown(run, tmp_path / "ended", "train.average=null", add=1)
+    assert not tensors(ended, AVERAGE)
+    averages, weights = tensors(run, AVERAGE), tensors(ended, WEIGHTS)
+    assert all(torch.equal(weights[name][: len(value)], value) for name, value in averages.items() if value.ndim)
+    resume(ended, ["train.steps=7"])
+    begun = grown(ended, tmp_path / "begun", "train.average=0.5", add=1)
+    resume(begun, ["train.steps=8"])
+    assert tensors(begun, TRAINING)["engine/average/count"] == 1
+    assert tensors(begun, AVERAGE)
+
+
 @pytest.mark.parametrize("body", [None, "{use: experts, heads: 2, key: 3}"])
 def test_five_growths_and_back(run: Path, tmp_path: Path, body: str | None) -> None:
     """To the last byte of weights, averages and what the optimizer remembers."""
