@@ -79,6 +79,7 @@ def test_killed_at_any_instant(kept: Kept, times: int) -> None:
     assert killed >= times / 2
     assert kept.grow().status == 0
     assert kept.is_whole()
+    assert not [*kept.runner.folder.glob(".new.*")]  # what kills have left is gone
     kept.clear()
 
 
