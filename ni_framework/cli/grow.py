@@ -22,13 +22,13 @@ from ni_framework.cli.output import emit, json_option, narrate, overrides_argume
     "--init",
     default="random",
     show_default=True,
-    metavar="random|near=F|mirror=F",
-    help="How they begin: at random, beside function F, or with F's signature and the opposite of its code.",
+    metavar="random|near=F,F|mirror=F,F",
+    help="How they begin: at random, beside functions F in turn, or with their signatures and the opposite of their codes.",
 )
 @click.option(
     "--body",
     metavar="NAME",
-    help="What they do, with weights of their own: those that F has with near=F, if its body is the same. "
+    help="What they do, with weights of their own: those that the first F has with near=F, if its body is the same. "
     "Default: what the script's own functions do, with the same weights.",
 )
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,10 +39,10 @@ _COUNT = "engine/average/count"
 
 
 class Init(NamedTuple):
-    """How added functions begin: at random; a little beside another; or as that with its code turned to the opposite."""
+    """How added functions begin: at random; a little beside others, in turn; or as those with codes turned to the opposite."""
 
     use: Literal["random", "near", "mirror"] = "random"
-    like: Function | None = None
+    like: tuple[Function, ...] = ()  # of one script
 
 
 class Tensors(NamedTuple):
@@ -103,39 +104,39 @@ def forgotten(recipe: Recipe) -> dict[str, Tensor]:
 
 
 def arranged(growth: Growth, init: Init) -> Arrange:
-    """Has added functions begin as `init` says; a body of their own that is of the same kind begins as the other's is.
+    """Has added functions begin as `init` says; a body of their own that is of the same kind begins as the first other's is.
 
     Raises `UsageError` for `mirror` where codes are made from what signatures are made from too.
     """
-
-    like = init.like
-    if like is None:
+    if not init.like:
         return lambda weights, outline: None
-    added = {function for function in growth.added if function.script == like.script}
+    place = init.like[0].script
+    added = sorted(function for function in growth.added if function.script == place)
+    beside = dict(zip(added, cycle(init.like), strict=False))
 
     def arrange(weights: dict[str, Tensor], outline: Outline) -> None:
-        codes = _held_as_is(growth.recipe, like.script)[1]
+        codes = _held_as_is(growth.recipe, place)[1]
         if init.use == "mirror" and codes is None:
             raise UsageError("--init mirror: codes are no parameters of their own here; use near")
         for name, functions in outline.rows.items():
             if name.endswith(".gates"):
-                _open_gates(weights[name], [function for function in functions if function.script == like.script])
-            elif like in functions and weights[name].is_floating_point():
-                value = weights[name][functions.index(like)]
-                start = -value if init.use == "mirror" and name == codes else value
+                _open_gates(weights[name], [function for function in functions if function.script == place])
+            elif weights[name].is_floating_point():
                 for row, function in enumerate(functions):
-                    if function in added:
+                    if (like := beside.get(function)) in functions:
+                        value = weights[name][functions.index(like)]
+                        start = -value if init.use == "mirror" and name == codes else value
                         weights[name][row] = start + STEP * value.square().mean().sqrt() * _noise(name, function, value)
-        source = outline.own_bodies.get(like, f"scripts.{like.script}.body")
+        source = outline.own_bodies.get(init.like[0], f"scripts.{place}.body")
         for body in {outline.own_bodies.get(function, source) for function in added} - {source}:
             _copy_body(weights, source, body, outline)
 
     def _open_gates(gates_G: Tensor, functions: Sequence[Function]) -> None:
         """Has added functions of new tasks take part in full: no answer that there was hangs on them."""
-        owners = {n: grown for grown, numbers in growth.recipe.model.program[like.script].members for n in numbers}
+        owners = {n: grown for grown, numbers in growth.recipe.model.program[place].members for n in numbers}
         for row, function in enumerate(functions):
             grown = owners[function.number]
-            if function in added and grown is not None and grown.tasks is not None:
+            if function in beside and grown is not None and grown.tasks is not None:
                 gates_G[row] = 1
 
     return arrange

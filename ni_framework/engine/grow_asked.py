@@ -104,11 +104,11 @@ def grow(
             raise UsageError(f"each function takes at least {asked.below:.2%} of an element, so that none is removed")
         raise UsageError("nothing to do; say what: --add, --remove, --tasks, --iterations, --merge or --import")
     growth = settled(before, growth, asked.overrides, LEARN[asked.freeze])
-    if init.like is not None:
-        found = [now for now, was in growth.origins.items() if was == init.like]
-        if not found:
-            raise UsageError(f"--init {asked.init}: this function is removed; name one that stays")
-        init = init._replace(like=found[0])
+    if init.like:
+        numbers = {was: now for now, was in growth.origins.items()}
+        if gone := [f"f{like.number}" for like in init.like if like not in numbers]:
+            raise UsageError(f"--init {asked.init}: {gone[0]} is removed; name functions that stay")
+        init = init._replace(like=tuple(numbers[like] for like in init.like))
 
     def arranging(weights: dict[str, Tensor], outline: Outline) -> None:
         for step in (arranged(growth, init), *(brought(growth, *of) for of in arrange)):
@@ -246,13 +246,12 @@ def _tasks(text: str | None) -> dict[str, int]:
 
 
 def _init(asked: Asked, recipe: Recipe) -> Init:
-    use, _, name = asked.init.partition("=")
+    use, _, names = asked.init.partition("=")
     if asked.init == "random":
         return Init()
-    if use not in ("near", "mirror") or not name:
-        raise UsageError(f"--init {asked.init}: expected random, near=F or mirror=F, as in near=f1")
-    (like,) = growing.functions_named([name], recipe, asked.script)
-    return Init(use, like)  # pyright: ignore[reportArgumentType]
+    if use not in ("near", "mirror") or not names:
+        raise UsageError(f"--init {asked.init}: expected random, near=F,... or mirror=F,..., as in near=f0,f1")
+    return Init(use, tuple(growing.functions_named(names.split(","), recipe, asked.script)))  # pyright: ignore[reportArgumentType]
 
 
 def _body(text: str | None, recipe: Recipe) -> Choice | None:

@@ -19,7 +19,7 @@ NOTHING = "nothing to do; say what: --add, --remove, --tasks, --iterations, --me
 NAMES = "script 0 has the functions f0 to f2; name some of these"
 CHANGED = "growth changes the model; beside it only train, data and engine may change here"
 NEW_TASK = "expected a new name and its number of classes, as in letters:26"
-INIT = "expected random, near=F or mirror=F, as in near=f1"
+INIT = "expected random, near=F,... or mirror=F,..., as in near=f0,f1"
 NONE = "there is no such checkpoint; name a checkpoint folder or a run folder"
 
 RANKS = """

@@ -203,7 +203,7 @@ def test_beginning_near_one_that_has_moved_up(run: Path, tmp_path: Path) -> None
     assert step < 2 * STEP * code[1].square().mean().sqrt()
     with pytest.raises(UsageError) as caught:
         grow(run, tmp_path / "gone", Asked(remove="f2", add=1, init="near=f2"))
-    assert str(caught.value) == "--init near=f2: this function is removed; name one that stays"
+    assert str(caught.value) == "--init near=f2: f2 is removed; name functions that stay"
 
 
 def test_ways_to_begin(run: Path, tmp_path: Path) -> None:
@@ -217,6 +217,8 @@ def test_ways_to_begin(run: Path, tmp_path: Path) -> None:
             away = (row - start).square().mean().sqrt() / rows[1].square().mean().sqrt()
             assert STEP / 3 < away < 2 * STEP
         assert not torch.equal(rows[3], rows[4])
+    turns = parameter(grown(run, tmp_path / "turns", add=3, init="near=f0,f2"), FUNCTIONS[1])
+    assert [torch.cdist(row[None], turns[:3]).argmin().item() for row in turns[3:]] == [0, 2, 0]
     random = grown(run, tmp_path / "random", add=2)
     assert len({tuple(row.tolist()) for row in parameter(random, FUNCTIONS[1])}) == 5
 

@@ -26,8 +26,8 @@ from ni_framework.model.interpreter import Interpreter
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MODELS = {  # recipe and overrides of what is trained on digits first
-    "interpreter": ("growth/digits.yaml", ["train.steps=1000"]),
-    "random": ("growth/digits.yaml", ["train.steps=1000", "train.random_iterations=true"]),
+    "interpreter": ("growth/digits.yaml", []),
+    "random": ("growth/digits.yaml", ["train.random_iterations=true"]),
     "vit": ("vit_digits.yaml", []),
 }
 

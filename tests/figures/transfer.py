@@ -4,9 +4,9 @@ Run as `python tests/figures/transfer.py --output FOLDER`; takes less than an ho
 draws `transfer.png` beside this file. What was measured is kept in FOLDER, and not measured again; `--seeds 0,1` measures a
 part only, so that two processes may share the work before one more tells of all.
 
-Learning rates and ways to grow were chosen on ten samples of each Latin letter, in a draw that is no seed's here; Greek letters
-were not looked at for it. Ends with exit code 1 if a grown model does not answer as before for digits
-though all there was is frozen.
+All methods see as many images, of digits as of letters. Learning rates and ways to grow were chosen on five and ten samples of
+each Latin letter, with models and draws of other seeds; Armenian letters were not looked at for it. Ends with exit code 1 if a
+grown model does not answer as before for digits though all there was is frozen.
 """
 
 from __future__ import annotations
@@ -25,38 +25,40 @@ from ni_framework.engine.allocator import keep_freed_memory
 from ni_framework.engine.plot import COLOURS, png
 
 SEEDS = (0, 1, 2, 3, 4)
-ALPHABET = "greek"
+ALPHABET = "armenian"
 SAMPLES = (5, 10, 20, 50)  # of each letter
 ITERATIONS = range(1, 9)
 STEPS = 300  # on letters, of each method
-NEW = (
-    ("add", 3),
-    ("body", "lines_of_code"),
-    ("init", "near=f1"),
-)  # with weights of its own, which begin as those there are
+# With weights of their own, which begin as those there are: each function has one beside it.
+NEW = (("add", 3), ("body", "lines_of_code"), ("init", "near=f0,f1,f2"))
 METHODS = {
     "routing": Method(
         "interpreter: new functions, routing",
         "interpreter",
         STEPS,
-        ("train.batch=16", "train.optimizer.lr=1.0e-2"),
+        ("train.optimizer.lr=1.5e-2",),
         (*NEW, ("freeze", "all-but-routing")),
     ),
     "all": Method(
         "interpreter: all weights",
         "interpreter",
         STEPS,
-        ("train.batch=16", "train.optimizer.lr=5.0e-3"),
+        ("train.optimizer.lr=1.0e-2",),
         (("add", 1), ("init", "near=f1")),
     ),
-    "vit": Method("transformer: all weights", "vit", STEPS, ("train.optimizer.lr=5.0e-3",), (("freeze", "none"),)),
-    "scratch": Method("interpreter that knows nothing", "growth/letters.yaml", STEPS),
+    "vit": Method("transformer: all weights", "vit", STEPS, ("train.optimizer.lr=1.5e-2",), (("freeze", "none"),)),
+    "scratch": Method(
+        "interpreter that knows nothing",
+        "growth/letters.yaml",
+        STEPS,
+        ("train.batch=32", "train.optimizer.lr=1.0e-2"),
+    ),
 }
 FROZEN = Method(
     "interpreter: new functions alone",
     "interpreter",
     STEPS,
-    ("train.batch=16", "train.optimizer.lr=1.0e-2"),
+    ("train.optimizer.lr=1.5e-2",),
     (*NEW, ("freeze", "old")),
 )
 
