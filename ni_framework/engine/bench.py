@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from ni_framework.engine.live_bytes import LiveBytes
 from ni_framework.engine.local import LocalEngine
 from ni_framework.errors import FitError, NIError
 from ni_framework.model.compose import build_model, too_large
-from ni_framework.model.operations import counted, operations
+from ni_framework.model.operations import Operations, counted, operations
 from ni_framework.model.trace import trace
 from ni_framework.nn.random import keys, uniform
 from ni_framework.recipe import Recipe, dump
@@ -105,9 +106,13 @@ class Subject:
     def _operations(self, batch: Batch) -> int:
         """Of a forward: what the recipe asks for, or, if only open pairs are computed, what these take."""
         if self.execution != "packed":
-            return operations(self.recipe).inference(len(batch.inputs))
+            return self._asked.inference(len(batch.inputs))
         with evaluating(self.engine.model):
             return counted(self.engine.model, batch.inputs)
+
+    @cached_property
+    def _asked(self) -> Operations:
+        return operations(self.recipe)
 
     def _step(self, mode: str) -> None:
         if mode == "training":

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 TIMEOUT = 120  # seconds, for a module that never ends
 _found: dict[str, tuple[str, ...]] = {}
@@ -23,10 +23,23 @@ def import_faults(module: str) -> tuple[str, ...]:
 
 
 def watch_imports(modules: Sequence[str]) -> None:
-    """Looks at several modules in one process, since most of the time goes into its start."""
+    """Looks at several modules in one process, since most of the time goes into its start.
+
+    Where that ends too early, another one looks at the rest; a module is blamed for it if it came first.
+    """
+    left = [*modules]
+    while left:
+        told, end = _watch(left)
+        told = told or [[end]]
+        _found.update(zip(left, map(tuple, told), strict=False))
+        left = left[len(told) :]
+
+
+def _watch(modules: Sequence[str]) -> tuple[list[list[str]], str]:
+    """What each of the modules does, as far as the process came, and how that ended, in words."""
     path = [os.path.abspath(entry) for entry in sys.path]
     with tempfile.TemporaryDirectory() as folder:
-        answer, inside = Path(folder, "answer.json"), Path(folder, "inside")
+        answer, inside = Path(folder, "answer"), Path(folder, "inside")
         inside.mkdir()
         command = [sys.executable, "-m", "ni_framework.testing.watcher", json.dumps([*modules]), str(answer)]
         try:
@@ -38,20 +51,16 @@ def watch_imports(modules: Sequence[str]) -> None:
                 capture_output=True,
                 timeout=TIMEOUT,
             )
-            ended = [f"ends the process with exit code {done.returncode}"]
-            found = _read(answer) or dict.fromkeys(modules, ended)
+            end = f"ends the process with exit code {done.returncode}"
         except subprocess.TimeoutExpired:
-            found = {module: [f"does not end within {TIMEOUT} s"] for module in modules}
-    if len(modules) > 1 and len({*map(tuple, found.values())}) == 1 and any(found.values()):
-        for module in modules:  # one of them ended the process for all
-            watch_imports([module])
-        return
-    _found.update({module: tuple(faults) for module, faults in found.items()})
+            end = f"does not end within {TIMEOUT} s"
+        return _read(answer), end
 
 
-def _read(answer: Path) -> dict[str, Any] | None:
-    """What the process told; None if it did not come to tell, or if what is there cannot be read."""
-    try:
-        return json.loads(answer.read_text())
-    except (OSError, ValueError):
-        return None
+def _read(answer: Path) -> list[list[str]]:
+    """What the process told: a line for each module that it came to the end of."""
+    told = []
+    with suppress(OSError, ValueError):  # it did not come to tell, or not to the end of a line
+        for line in answer.read_text(encoding="utf-8").splitlines():
+            told.append(json.loads(line))
+    return told

@@ -1,4 +1,4 @@
-"""The process that imports modules and tells in a file, as JSON, what each did beside: see `importing`."""
+"""The process that imports modules and tells in a file, in a line of JSON each, what they did beside: see `importing`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import ni_framework.contracts  # noqa: F401
 from ni_framework.registry.shared import Shared
 
 FOLDER, FILES = "changes the current folder", "writes files into the current folder"
+THREADS = "starts threads"
 
 
 def faults_of(module: str) -> list[str]:
@@ -45,6 +46,7 @@ def faults_of(module: str) -> list[str]:
     faults += [f"changes {name}" for name in shared.put_back()]
     faults += [f"prints {lines[0]!r}"] if lines else []
     after = _around()
+    after[THREADS] |= before[THREADS]  # that of a module before it may have ended
     if after[FOLDER] != before[FOLDER]:
         del after[FILES]  # which are those of another folder
         os.chdir(before[FOLDER])
@@ -63,7 +65,7 @@ def _around() -> dict[str, Any]:
     """What is around a module, by what it does if it changes that."""
     return {
         "changes os.environ": dict(os.environ),
-        "starts threads": threading.active_count(),
+        THREADS: set(threading.enumerate()),
         FOLDER: os.getcwd(),
         FILES: sorted(os.listdir(".")),
         "changes sys.path": list(sys.path),
@@ -75,6 +77,6 @@ def _around() -> dict[str, Any]:
 
 if __name__ == "__main__":
     modules, answer = json.loads(sys.argv[1]), sys.argv[2]
-    told = json.dumps({module: faults_of(module) for module in modules})
-    with open(answer, "w", encoding="utf-8") as file:
-        file.write(told)
+    with open(answer, "w", encoding="utf-8", buffering=1) as file:  # each line at once: the next module may end us
+        for module in modules:
+            file.write(json.dumps(faults_of(module)) + "\n")
