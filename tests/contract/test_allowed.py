@@ -9,7 +9,9 @@ import pytest
 from ni_framework.errors import PluginError
 from ni_framework.registry.allowed import Allowed
 from ni_framework.registry.catalog import installed
+from ni_framework.registry.discover import Entry
 from ni_framework.registry.resolve import component, load
+from ni_framework.testing import report
 from tests.cli.conftest import Ni, ni, small  # noqa: F401  fixtures
 
 from .installing import Install
@@ -48,11 +50,23 @@ CASES = {
 }
 
 
+@pytest.fixture
+def ours_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `ni ls --load`, which takes a minute for our own components; test_isolation.py has it try them all."""
+    tried = report.report_on
+
+    def report_on(entry: Entry) -> report.Report:
+        return tried(entry) if entry.distribution == "ni-odd" else report.Report(entry, ())
+
+    monkeypatch.setattr(report, "report_on", report_on)
+
+
 @pytest.mark.parametrize(("text", "distribution"), CASES)
 def test_allow_list(text: str | None, distribution: str) -> None:
     assert Allowed(text).refusal(distribution) == CASES[text, distribution]
 
 
+@pytest.mark.usefixtures("ours_are_not_tried")
 @pytest.mark.parametrize("text", ["", "ni-even", "ni-odd,-ni-odd"])
 def test_what_is_not_allowed_is_not_imported(
     text: str,
@@ -126,6 +140,7 @@ def test_a_listing_says_who_else_provides_a_name(install: Install) -> None:
     assert remarks == {"ni-odd": "also provided by ni-even 0.1", "ni-even": "also provided by ni-odd 0.1"}
 
 
+@pytest.mark.usefixtures("ours_are_not_tried")
 def test_load_says_what_is_in_order(ni: Ni, install: Install) -> None:  # noqa: F811
     """Each by itself; a broken one says why, and keeps nobody from being listed."""
     install("ni_odd", BODY, {"body": {"odd": "ni_odd:Odd", "odder": "ni_odd:Odder"}, "hooks": {"odd": "ni_odd:Odd"}})

@@ -129,15 +129,17 @@ def test_a_listing_that_imports_goes_on(ni: Ni) -> None:
     """What is printed meanwhile is not in it."""
     done = ni("ls", "--load", "--json")
     assert done.code == 0
-    status: dict[tuple[str, str], Any] = {
-        (row["distribution"], row["name"]): row["status"] for row in json.loads(done.out)
-    }
+    rows = json.loads(done.out)
+    status: dict[tuple[str, str], Any] = {(row["distribution"], row["name"]): row["status"] for row in rows}
     for name, case in CASES.items():
         assert status[f"ni-{name}", name] == f"broken: {case.said}"
     assert status["ni-printing", "printing"] == status["ni-framework", "kernel"] == "ok"
     assert status["ni-reserved", "kernel"].startswith("is never used: ni-framework itself provides router `kernel`")
     assert status["ni-misspelt", "misspelt"].startswith("broken: cannot listen: unknown hook 'run_stop'")
     assert "here I am" in done.err
+    ours = [row["conformance"] for row in rows if row["distribution"] == "ni-framework" and row["kind"] != "hooks"]
+    assert len(ours) > 30
+    assert all("passed" in told and "failed" not in told for told in ours)
 
 
 def test_a_recipe_that_names_them_stops(ni: Ni) -> None:
