@@ -159,7 +159,12 @@ time.sleep(100)
 
 def test_end_without_a_word(crew: Crew) -> None:
     """Where the first that failed left no note, the end of its log says why, unless process 0 has said the same."""
-    program = "time.sleep(0.2 * (1 - rank)); print('error: no such data'); sys.exit(int(os.environ['CODES'][rank]))"
+    program = """
+while rank == 0 and (not os.path.exists("up-1") or os.path.exists(f"/proc/{pathlib.Path('up-1').read_text()}")):
+    time.sleep(0.2)
+print("error: no such data")
+sys.exit(int(os.environ["CODES"][rank]))
+"""
     done = crew(program, CODES="13")
     assert (done.exit_code, done.silent, done.out) == (3, False, "error: no such data\n")
     assert done.message == "process 1 ended with exit code 3; the log of process 1 ends:\n    error: no such data"
