@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,14 +46,14 @@ class Warned:
         self.messages.append((step, message))
 
 
-def paced(run: str, stage: int, slow: float) -> list[Any]:
-    """What a run warns of in which process 1 needs longer for its data."""
+def paced(run: str, stage: int, seconds: Sequence[float]) -> list[Any]:
+    """What a run warns of in which each process needs its time for a step's data."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = small_recipe(Path(folder), "engine.use=zero", f"engine.stage={stage}", "train.steps=40")
     read, warned = Order.__getitem__, Warned()
 
     def late(order: Order, step: int) -> Any:
-        time.sleep(slow if RANK else 0)
+        time.sleep(seconds[RANK])
         return read(order, step)
 
     with mock.patch.object(Order, "__getitem__", late):
