@@ -123,7 +123,8 @@ def arranged(growth: Growth, init: Init) -> Arrange:
                 _open_gates(weights[name], [function for function in functions if function.script == place])
             elif weights[name].is_floating_point():
                 for row, function in enumerate(functions):
-                    if (like := beside.get(function)) in functions:
+                    like = beside.get(function)
+                    if like is not None and like in functions:
                         value = weights[name][functions.index(like)]
                         start = -value if init.use == "mirror" and name == codes else value
                         weights[name][row] = start + STEP * value.square().mean().sqrt() * _noise(name, function, value)

@@ -55,6 +55,7 @@ class PackedPairs:
         self.compatibility = self._share = value_P.unsqueeze(-1)
         if share_BUV is not None:
             self._share = share_BUV.transpose(0, 1).reshape(-1).index_select(0, open_P).unsqueeze(-1)
+        # Asked for several times a line of code, but only off the CPU, under autocast or by a compiler.
         self._known_place_P = None if by_hand(value_P) else self._places()
         self._bias_P = key_bias(value_P, None if multiplicity_V is None else multiplicity_V[self._element_P])
 
