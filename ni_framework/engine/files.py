@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -10,7 +9,8 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from glob import escape
 from io import BufferedReader
 from pathlib import Path
 
@@ -27,6 +27,11 @@ def digest(content: bytes) -> str:
 def hidden(place: Path, part: str) -> Path:
     """A name beside a place that nobody else uses: "new" is being written, "old" makes room for it, "gone" is removed."""
     return place.with_name(f".{place.name}.{secrets.token_hex(4)}.{part}")
+
+
+def unfinished(place: Path) -> list[Path]:
+    """What is being written to take a place, or was when its process was stopped."""
+    return sorted(place.parent.glob(f".{escape(place.name)}.????????.new"))
 
 
 def said(error: OSError) -> str:
@@ -78,53 +83,27 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def published(place: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place in one step when the block ends; nothing is left of it if the block fails.
-
-    What a process that was killed in such a block has left beside this place is removed.
-    """
+    """A folder to fill, which takes its place in one step when the block ends; nothing is left of it if the block fails."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    _clear_beside(place)
     beside, before = hidden(place, "new"), hidden(place, "old")
     os.mkdir(beside)
-    with ExitStack() as stack:
-        with suppress(OSError):  # where nothing can be locked, nothing is cleared
-            stack.enter_context(_owned(beside))
+    try:
+        yield beside
+        sync_folder(beside)
+        # No system call exchanges two folders everywhere; `sweep` mends a stop between the two renames.
+        if place.exists():
+            os.rename(place, before)
         try:
-            yield beside
-            sync_folder(beside)
-            # No system call exchanges two folders everywhere; `sweep` mends a stop between the two renames.
-            if place.exists():
-                os.rename(place, before)
-            try:
-                os.rename(beside, place)
-            except BaseException:
-                if before.exists():
-                    os.rename(before, place)
-                raise
+            os.rename(beside, place)
         except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
+            if before.exists():
+                os.rename(before, place)
             raise
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     sync_folder(place.parent)
     shutil.rmtree(before, ignore_errors=True)
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Tells other processes that this one is writing there; raises `BlockingIOError` where another one is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _clear_beside(place: Path) -> None:
-    for entry in sorted(place.parent.iterdir()):
-        found = _HIDDEN.fullmatch(entry.name)
-        if found and (found["name"], found["part"]) == (place.name, "new") and entry.is_dir():
-            with suppress(OSError), _owned(entry):
-                shutil.rmtree(entry, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:

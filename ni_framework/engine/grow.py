@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,16 +15,16 @@ from attrs import evolve
 from torch import Tensor
 
 from ni_framework.engine.checkpoint import Snapshot, save_checkpoint
-from ni_framework.engine.files import published, write_file
+from ni_framework.engine.files import published, unfinished, write_file
 from ni_framework.engine.golden import golden_batch
 from ni_framework.engine.guard import Guard
 from ni_framework.engine.manifest import LOCK, RECIPE
 from ni_framework.engine.metrics import Means
 from ni_framework.engine.parcel import Functions
 from ni_framework.engine.provenance import lock_of
-from ni_framework.engine.run_folder import place_of, point_to
+from ni_framework.engine.run_folder import locked, place_of, point_to
 from ni_framework.engine.whole import Whole
-from ni_framework.errors import CheckpointError, UsageError
+from ni_framework.errors import CheckpointError, RunError, UsageError
 from ni_framework.model.compose import build_data, build_model, meta_model
 from ni_framework.model.growth import Growth
 from ni_framework.model.interpreter import Interpreter
@@ -119,26 +121,25 @@ def arranged(growth: Growth, init: Init) -> Arrange:
         if init.use == "mirror" and codes is None:
             raise UsageError("--init mirror: codes are no parameters of their own here; use near")
         for name, functions in outline.rows.items():
+            row_of = {function: row for row, function in enumerate(functions)}
             if name.endswith(".gates"):
-                _open_gates(weights[name], [function for function in functions if function.script == place])
-            elif weights[name].is_floating_point():
-                for row, function in enumerate(functions):
-                    like = beside.get(function)
-                    if like is not None and like in functions:
-                        value = weights[name][functions.index(like)]
-                        start = -value if init.use == "mirror" and name == codes else value
-                        weights[name][row] = start + STEP * value.square().mean().sqrt() * _noise(name, function, value)
+                _open_gates(weights[name], row_of)
+                continue
+            pairs = [(new, like) for new, like in beside.items() if {new, like} <= row_of.keys()]
+            for new, like in pairs if weights[name].is_floating_point() else ():
+                value = weights[name][row_of[like]]
+                start = -value if init.use == "mirror" and name == codes else value
+                weights[name][row_of[new]] = start + STEP * value.square().mean().sqrt() * _noise(name, new, value)
         source = outline.own_bodies.get(init.like[0], f"scripts.{place}.body")
         for body in {outline.own_bodies.get(function, source) for function in added} - {source}:
             _copy_body(weights, source, body, outline)
 
-    def _open_gates(gates_G: Tensor, functions: Sequence[Function]) -> None:
+    def _open_gates(gates_G: Tensor, row_of: Mapping[Function, int]) -> None:
         """Has added functions of new tasks take part in full: no answer that there was hangs on them."""
-        owners = {n: grown for grown, numbers in growth.recipe.model.program[place].members for n in numbers}
-        for row, function in enumerate(functions):
-            grown = owners[function.number]
-            if function in beside and grown is not None and grown.tasks is not None:
-                gates_G[row] = 1
+        for grown, numbers in growth.recipe.model.program[place].members:
+            of_tasks = {Function(place, number) for number in numbers} if grown and grown.tasks is not None else set()
+            for function in beside.keys() & row_of.keys() & of_tasks:
+                gates_G[row_of[function]] = 1
 
     return arrange
 
@@ -244,6 +245,7 @@ def save_grown(
 ) -> tuple[Path, Change, dict[Function, float]]:
     """Writes a run folder with one checkpoint, in one step; returns that, how answers have changed, and open pairs.
 
+    What a growth that was killed has left beside that place is removed.
     The latter are those of the golden inputs that added functions would take, in parts of all.
     """
     recipe = growth.recipe
@@ -253,7 +255,10 @@ def save_grown(
     change = Change(_moved(old, model, golden["inputs"]), _moved(old, model, golden["inputs"], exact=True))
     opened = _open(model, growth, golden["inputs"])
     lock = _lock(before, recipe)
-    with published(out) as folder:
+    for left in unfinished(out):
+        with suppress(RunError), locked(left):  # or another growth is at work there
+            shutil.rmtree(left, ignore_errors=True)
+    with published(out) as folder, locked(folder):
         snapshot = Snapshot(
             weights=tensors.weights,
             average=tensors.averages,

@@ -13,7 +13,7 @@ from ni_framework import load_model
 from ni_framework.engine.grow import STEP
 from ni_framework.engine.grow_asked import Asked, grow
 from ni_framework.engine.manifest import AVERAGE, TRAINING, WEIGHTS, check_files
-from ni_framework.engine.run_folder import find_checkpoint
+from ni_framework.engine.run_folder import find_checkpoint, locked
 from ni_framework.engine.stored import Stored
 from ni_framework.engine.trainer import resume, train
 from ni_framework.engine.verify import verify
@@ -159,6 +159,15 @@ def test_averages_end_and_begin_where_a_model_grows(run: Path, tmp_path: Path) -
     resume(begun, ["train.steps=8"])
     assert tensors(begun, TRAINING)["engine/average/count"] == 1
     assert tensors(begun, AVERAGE)
+
+
+def test_what_a_killed_growth_left_is_cleared_and_nothing_else(run: Path, tmp_path: Path) -> None:
+    left, busy, other = (tmp_path / f".{name}.new" for name in ("out.00000000", "out.00000001", "other.00000000"))
+    for folder in (left, busy, other):
+        folder.mkdir()
+    with locked(busy):
+        grown(run, tmp_path / "out", add=1)
+    assert sorted(tmp_path.iterdir()) == [other, busy, tmp_path / "out"]
 
 
 @pytest.mark.parametrize("body", [None, "{use: experts, heads: 2, key: 3}"])

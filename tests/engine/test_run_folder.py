@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ni_framework.engine import run_folder
-from ni_framework.engine.files import published
 from ni_framework.engine.local import LocalEngine
 from ni_framework.engine.run_folder import checkpoints_of, locked, new_run, newest_good
 from ni_framework.engine.trainer import train
@@ -130,15 +129,3 @@ def test_an_error_of_the_disk_with_nothing_saved(tmp_path: Path, monkeypatch: py
     with pytest.raises(RunError) as caught:
         train(small_recipe(tmp_path), tmp_path / "run")
     assert str(caught.value) == ("step 6: No space left on device; nothing was saved yet; mend that and train again")
-
-
-def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
-    left, other = tmp_path / ".run.00000000.new", tmp_path / ".other.00000000.new"
-    left.mkdir()
-    other.mkdir()
-    with published(tmp_path / "run") as first:
-        assert not left.exists()
-        with published(tmp_path / "run") as second:
-            assert first.exists()  # somebody is writing there
-            assert second != first
-    assert sorted(tmp_path.iterdir()) == [other, tmp_path / "run"]
