@@ -1,6 +1,6 @@
 """Does a model that knows digits learn the letters of an alphabet from few samples, and does it keep its digits?
 
-Run as `python tests/figures/transfer.py --output FOLDER`; takes less than an hour of one CPU core. Prints three tables, and
+Run as `python tests/figures/transfer.py --output FOLDER`; takes about an hour of one CPU core. Prints four tables, and
 draws `transfer.png` beside this file. What was measured is kept in FOLDER, and not measured again; `--seeds 0,1` measures a
 part only, so that two processes may share the work before one more tells of all.
 
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from attrs import evolve
 from growing import Kept, Method, accuracy
 
 from ni_framework import load_model
@@ -62,6 +63,13 @@ FROZEN = Method(
     (*NEW, ("freeze", "old")),
 )
 
+RATES = (
+    "5.0e-3",
+    "1.0e-2",
+    "2.0e-2",
+    "3.0e-2",
+)  # at which the transformer is tried too, so that its own is no handicap
+
 Table = Mapping[str, Sequence[Sequence[float]]]
 """Values by the name of a row, then column by column, one for each seed."""
 
@@ -79,6 +87,10 @@ def main() -> int:
     kept, seeds = Kept(given.output), [int(seed) for seed in given.seeds.split(",")]
     letters = transfer(kept, seeds)
     told("held-out letters, samples of each letter", [str(number) for number in SAMPLES], letters)
+    print(lead(letters))
+    told(
+        "held-out letters, the transformer at other rates", [str(number) for number in SAMPLES[:2]], rates(kept, seeds)
+    )
     digits, equal = after(kept, seeds)
     told("held-out digits, after 10 samples of each letter", ["before", "after", "letters"], digits)
     print(f"with all there was frozen, logits of digits {'are equal to the last bit' if equal else 'HAVE MOVED'}")
@@ -99,6 +111,34 @@ def transfer(kept: Kept, seeds: Sequence[int]) -> Table:
                 )
                 found[method.label][column].append(result["letters"])
     return found
+
+
+def lead(letters: Table) -> str:
+    """By how many points new functions are ahead of the transformer, seed by seed, and in how many of the seeds."""
+    told = []
+    for number, new, old in zip(SAMPLES, *(letters[METHODS[name].label] for name in ("routing", "vit")), strict=True):
+        ahead = [100 * (a - b) for a, b in zip(new, old, strict=True)]
+        won = sum(points > 0 for points in ahead)
+        told.append(f"{number}: {statistics.mean(ahead):.1f} ± {_deviation(ahead):.1f} in {won} of {len(ahead)}")
+    return "new functions and routing before the transformer, points by samples, seed by seed: " + "; ".join(told)
+
+
+def rates(kept: Kept, seeds: Sequence[int]) -> Table:
+    """Accuracy on letters of the transformer at other learning rates, from few samples."""
+    rows = {}
+    for rate in RATES:
+        method = evolve(METHODS["vit"], overrides=(f"train.optimizer.lr={rate}",))
+        rows[rate] = [
+            [
+                kept.result(
+                    f"vit-{rate}-{samples}-{seed}",
+                    lambda m=method, n=samples, s=seed: kept.learned(m, ALPHABET, n, s, s),
+                )["letters"]
+                for seed in seeds
+            ]
+            for samples in SAMPLES[:2]
+        ]
+    return rows
 
 
 def after(kept: Kept, seeds: Sequence[int]) -> tuple[Table, bool]:
