@@ -11,7 +11,7 @@ if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
 if sys.argv[1:2] and sys.argv[1].startswith("--local_rank="):
     del sys.argv[1]  # as the deepspeed launcher begins the arguments; LOCAL_RANK says the same
 
-from ni_framework.engine.processes import supervised
+from ni_framework.distributed.launcher import supervised
 
 if __name__ == "__main__":
     with supervised():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ni_framework.author import kwargs as given
 from ni_framework.author.maps import MAPS, CodedMap
 from ni_framework.author.positions import RelativePositions
-from ni_framework.nn.dense import DensePairs
+from ni_framework.nn.layouts.dense import DensePairs
 
 GAINS = {"post_attention_gain": 2.5, "post_mlp_gain": 2.5}  # buffers in the author's model, which never change
 

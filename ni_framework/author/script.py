@@ -9,8 +9,8 @@ from ni_framework.author import kwargs as given
 from ni_framework.author.line import Line
 from ni_framework.author.routing import Kernel, Types, mlp
 from ni_framework.model.script import Passage
-from ni_framework.nn.dense import DensePairs
 from ni_framework.nn.kernel import normalised
+from ni_framework.nn.layouts.dense import DensePairs
 
 
 class Functions(nn.Module):

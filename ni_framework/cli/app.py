@@ -9,7 +9,7 @@ from importlib import import_module
 
 import click
 
-from ni_framework import __version__
+from ni_framework._version import __version__
 from ni_framework.cli.output import fail
 from ni_framework.cli.plugins import with_plugin_options
 from ni_framework.errors import NIError

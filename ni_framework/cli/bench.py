@@ -49,8 +49,8 @@ def command(
 
     Beside it stands a transformer of equal width, elements and operations. No data is opened.
     """
-    from ni_framework.engine.allocator import keep_freed_memory
     from ni_framework.registry import load_recipe
+    from ni_framework.utils.malloc import keep_freed_memory
 
     if output is not None and sweep is None:
         raise UsageError("--output names the plot of a sweep; give --sweep too")
@@ -59,15 +59,15 @@ def command(
     recipes = {value: load_recipe(recipe, [*overrides, value]) for value in values}  # all, before any is measured
     keep_freed_memory()
 
-    from ni_framework.engine.bench import document
+    from ni_framework.analysis.bench import document
 
     batch = batch or min(checked.train.batch, 32)
     if sweep is None:
         rows = _measured(checked, executions or ALL, batch, rounds, checked.name)
         emit({"rows": document(rows)}, _table(rows), as_json)
         return
-    from ni_framework.engine.files import replace_file
-    from ni_framework.engine.plot_sweep import plot_sweep
+    from ni_framework.analysis.plot_sweep import plot_sweep
+    from ni_framework.utils.atomic_files import replace_file
 
     measured = {
         value: _measured(of, executions or ("dense", "packed"), batch, rounds, value, transformer=False)
@@ -96,7 +96,7 @@ def _measured(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ni_framework.engine.bench import MODES, WARM_UP, measure, subjects_of
+    from ni_framework.analysis.bench import MODES, WARM_UP, measure, subjects_of
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     columns = (

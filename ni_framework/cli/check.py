@@ -20,7 +20,7 @@ def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     checked = load_recipe(recipe, overrides)
 
-    from ni_framework.model.describe import describe
+    from ni_framework.model.summary import describe
 
     description = describe(checked)
     emit({"recipe": recipe, "ok": True} | description.sizes, f"{recipe}: ok, {description.summary}", as_json)

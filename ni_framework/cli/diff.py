@@ -11,9 +11,9 @@ import click
 from ni_framework.cli.output import emit, json_option, narrate
 
 if TYPE_CHECKING:
+    from ni_framework.analysis.diff import Change, Difference, FunctionChange, ParameterChange
+    from ni_framework.analysis.routing_diff import Iteration, Moved
     from ni_framework.cli.tables import Grid
-    from ni_framework.engine.diff import Change, Difference, FunctionChange, ParameterChange
-    from ni_framework.engine.moved import Iteration, Moved
 
 SHOWN = 40  # tensors of which the changes are shown
 FUNCTIONS = 12  # of a tensor, or on a side of a matrix of moves
@@ -32,9 +32,9 @@ def command(a: str, b: str, routing: bool, as_json: bool) -> None:
     """
     import attrs
 
+    from ni_framework.analysis.diff import diff_checkpoints
+    from ni_framework.checkpoint.run_dir import find_checkpoint
     from ni_framework.cli.tables import rendered
-    from ni_framework.engine.diff import diff_checkpoints
-    from ni_framework.engine.run_folder import find_checkpoint
 
     found = diff_checkpoints(find_checkpoint(a), find_checkpoint(b), routing)
     for reason in found.routing.left_out if found.routing else ():
@@ -54,7 +54,7 @@ def _parts(found: Difference) -> Iterator[str | Grid]:
 
 def _changes(title: str, changes: Sequence[Change]) -> Iterator[str | Grid]:
     from ni_framework.cli.tables import Grid
-    from ni_framework.recipe.words import printable, shortened
+    from ni_framework.recipe.yaml.wording import printable, shortened
 
     def cell(value: Any, absent: bool) -> str:
         return "absent" if absent else "null" if value is None else printable(shortened(str(value)))
@@ -70,7 +70,7 @@ def _changes(title: str, changes: Sequence[Change]) -> Iterator[str | Grid]:
 
 def _parameters(changes: Sequence[ParameterChange], equal: int) -> Iterator[str | Grid]:
     from ni_framework.cli.tables import Grid
-    from ni_framework.recipe.words import printable, shortened
+    from ni_framework.recipe.yaml.wording import printable, shortened
 
     yield f"\nparameters: {len(changes):,} tensors differ, {equal:,} are equal"
     if not changes:

@@ -16,9 +16,9 @@ def command(checkpoint: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Overrides may change what has no parameters, as model.iterations=8.
     """
-    from ni_framework.engine.checkpoint import load_checkpoint
-    from ni_framework.engine.evaluate import evaluate
-    from ni_framework.engine.run_folder import find_checkpoint
+    from ni_framework.checkpoint.load import load_checkpoint
+    from ni_framework.checkpoint.run_dir import find_checkpoint
+    from ni_framework.evaluation.evaluate import evaluate
     from ni_framework.model.compose import build_data
 
     folder = find_checkpoint(checkpoint)

@@ -26,9 +26,9 @@ def command(
     """
     if (functions is None) == (delta is None):
         raise UsageError("say what to export: --functions or --delta, one of them")
-    from ni_framework.engine.parcel import delta_of, functions_of, write_parcel
-    from ni_framework.engine.whole import Whole
-    from ni_framework.model.growth import functions_named
+    from ni_framework.checkpoint.loaded import Whole
+    from ni_framework.growth.export import delta_of, functions_of, write_parcel
+    from ni_framework.growth.plan import functions_named
 
     whole = Whole.of(checkpoint)
     if functions is not None:

@@ -67,7 +67,7 @@ def command(checkpoint: str, overrides: tuple[str, ...], output: Path, as_json: 
     far they do is measured and printed. Overrides may change train, data and engine. Go on with ni train --resume OUTPUT
     train.steps=N.
     """
-    from ni_framework.engine.grow_asked import Asked, grow
+    from ni_framework.growth.grow import Asked, grow
 
     document = grow(checkpoint, output, Asked(overrides=overrides, **asked), narrate)  # pyright: ignore[reportArgumentType]
     rows = [

@@ -10,8 +10,8 @@ import click
 from ni_framework.cli.output import emit, json_option, narrate
 
 if TYPE_CHECKING:
+    from ni_framework.analysis.inspect import Function, Inspection, ScriptSeen
     from ni_framework.cli.tables import Grid
-    from ni_framework.engine.inspect import Function, Inspection, ScriptSeen
 
 WHOLE = 24  # functions of a script that are all shown; of more, so many: the first, and those that stand out
 FEW = 6  # of each kind of these
@@ -31,9 +31,9 @@ def command(checkpoint: str, samples: int | None, as_json: bool) -> None:
     """
     import attrs
 
+    from ni_framework.analysis.inspect import inspect_checkpoint
+    from ni_framework.checkpoint.run_dir import find_checkpoint
     from ni_framework.cli.tables import rendered
-    from ni_framework.engine.inspect import inspect_checkpoint
-    from ni_framework.engine.run_folder import find_checkpoint
 
     found = inspect_checkpoint(find_checkpoint(checkpoint), samples)
     for reason in found.left_out:
@@ -136,9 +136,9 @@ def _apart(distance: float) -> str:
 
 
 def _of_lock(lock: dict[str, Any]) -> Iterator[Grid]:
+    from ni_framework.checkpoint.lockfile import locked
     from ni_framework.cli.tables import Grid
-    from ni_framework.engine.provenance import locked
-    from ni_framework.recipe.words import printable
+    from ni_framework.recipe.yaml.wording import printable
 
     versions = [(name, printable(str(lock.get(name)))) for name in ("framework", "torch", "deepspeed", "python")]
     yield Grid(("what", "version"), versions, names=2)

@@ -24,7 +24,7 @@ def recipe(path: str, as_json: bool) -> None:
     Whatever else a recipe can say stands beside it, commented out, with its default.
     """
     from ni_framework.errors import UsageError
-    from ni_framework.recipe.starter import starter
+    from ni_framework.recipe.export.starter import starter
 
     place = Path(path)
     if not place.parent.is_dir():

@@ -18,8 +18,8 @@ def command(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
 
     Several RUNs are compared by the first two.
     """
-    from ni_framework.engine.files import replace_file
-    from ni_framework.engine.plot import plot_runs
+    from ni_framework.analysis.plot_run import plot_runs
+    from ni_framework.utils.atomic_files import replace_file
 
     folders = list(dict.fromkeys(map(Path, runs)))
     content = plot_runs(folders)

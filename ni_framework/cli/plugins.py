@@ -8,7 +8,7 @@ import click
 
 
 def _use(_: click.Context, __: click.Parameter, paths: tuple[str, ...]) -> None:
-    from ni_framework.registry.one_file import use_file
+    from ni_framework.registry.file_plugins import use_file
 
     for path in paths:
         use_file(path)

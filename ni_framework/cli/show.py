@@ -10,7 +10,7 @@ import click
 from ni_framework.cli.output import emit, in_bytes, json_option, overrides_argument, table
 
 if TYPE_CHECKING:
-    from ni_framework.model.describe import Row
+    from ni_framework.model.summary import Row
 
 BYTES = 4  # of a number: weights are fp32 whatever the precision of the forward pass
 
@@ -32,7 +32,7 @@ def command(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 def _show_recipe(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    from ni_framework.model.describe import describe
+    from ni_framework.model.summary import describe
     from ni_framework.recipe import dump
     from ni_framework.registry import load_recipe
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ni_framework.checkpoint.run_dir import METRICS
 from ni_framework.contracts import hookimpl
-from ni_framework.engine.run_folder import METRICS
 from ni_framework.errors import UsageError
 from ni_framework.recipe import dump
 

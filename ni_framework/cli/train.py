@@ -50,9 +50,9 @@ def command(
 
     With --resume, a run goes on as if it had never stopped; train.steps may be raised.
     """
-    from ni_framework.engine.allocator import keep_freed_memory
-    from ni_framework.engine.interrupt import exits_at_once
-    from ni_framework.engine.processes import check_launch
+    from ni_framework.distributed.launcher import check_launch
+    from ni_framework.distributed.signals import exits_at_once
+    from ni_framework.utils.malloc import keep_freed_memory
 
     check_launch(processes)
     several = processes is not None and processes > 1
@@ -82,7 +82,7 @@ def command(
     ]
     emit(summary, table(rows), as_json)
 
-    from ni_framework.registry.one_file import plugin_options
+    from ni_framework.registry.file_plugins import plugin_options
 
     narrate(f"next: ni eval {summary['run']}{plugin_options()}")
 
@@ -90,14 +90,14 @@ def command(
 def _begun(
     recipe: str, overrides: Sequence[str], output: str | None, start: str | None, several: bool
 ) -> Callable[..., dict[str, Any]]:
-    from ni_framework.engine.processes import check_engine
+    from ni_framework.distributed.launcher import check_engine
     from ni_framework.registry import load_recipe
 
     checked = load_recipe(recipe, overrides)
     if several:
         check_engine(checked)
 
-    from ni_framework.engine.trainer import train
+    from ni_framework.training.train import train
 
     return partial(train, checked, Path(output) if output else None, start=start)
 
@@ -113,9 +113,9 @@ def _resumed(
         if "=" not in override:
             raise UsageError(f"{override}: --resume takes the recipe of its run; leave the recipe out")
 
-    from ni_framework.engine.processes import check_engine
-    from ni_framework.engine.resume import recipe_of
-    from ni_framework.engine.trainer import resume
+    from ni_framework.checkpoint.resume import recipe_of
+    from ni_framework.distributed.launcher import check_engine
+    from ni_framework.training.train import resume
 
     if several:
         check_engine(recipe_of(Path(resumed), overrides))
@@ -124,8 +124,8 @@ def _resumed(
 
 def _together(processes: int, as_json: bool) -> int:
     """Has several processes carry this command out, and returns the exit code."""
-    from ni_framework.engine.processes import supervise
-    from ni_framework.registry.one_file import plugin_options
+    from ni_framework.distributed.launcher import supervise
+    from ni_framework.registry.file_plugins import plugin_options
 
     plugins = shlex.split(plugin_options())
     command = [sys.executable, "-P", "-m", "ni_framework", "train", *plugins, *_words(click.get_current_context())]

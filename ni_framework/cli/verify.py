@@ -16,8 +16,8 @@ def command(checkpoint: str, as_json: bool) -> None:
     Every file with its checksum, the model's answers on the golden batch, and versions, components and data of this
     environment with those that it was made with. Ends with exit code 6 and a list if anything differs.
     """
-    from ni_framework.engine.run_folder import find_checkpoint
-    from ni_framework.engine.verify import verify
+    from ni_framework.checkpoint.run_dir import find_checkpoint
+    from ni_framework.checkpoint.verify import verify
     from ni_framework.errors import CheckpointError
 
     folder = find_checkpoint(checkpoint)

@@ -10,13 +10,14 @@ from torch import nn
 
 from ni_framework.contracts import Choice, Data, Head, Input
 from ni_framework.errors import FitError, NIError, OptionError, PluginError, Problem, RecipeError
-from ni_framework.model.blame import blamed, too_large
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.script import Script
 from ni_framework.nn.init import WithoutValues, initialise
 from ni_framework.recipe import Recipe
 from ni_framework.registry import installed
+from ni_framework.registry.attribution import blamed
 from ni_framework.registry.resolve import component
+from ni_framework.utils.oom import too_large
 
 
 def build_data(recipe: Recipe) -> Data:

@@ -17,14 +17,14 @@ from torch.utils.checkpoint import checkpoint
 from ni_framework import recipe as recipes
 from ni_framework.contracts import Answer, Build, Context, Sizes
 from ni_framework.errors import OptionError
-from ni_framework.model.answers import check_answer
+from ni_framework.model.gating import Routed, composed, functions_of_bodies
 from ni_framework.model.noise import KeyedNoise, sample_keys
-from ni_framework.model.shares import Routed, composed, functions_of_bodies
-from ni_framework.nn.dense import DensePairs
+from ni_framework.model.output_check import check_answer
 from ni_framework.nn.kernel import unit
-from ni_framework.nn.modattention import AttentionMaps
+from ni_framework.nn.layouts.dense import DensePairs
+from ni_framework.nn.layouts.packed import PackedPairs, packing_pays
+from ni_framework.nn.mod_attention import AttentionMaps
 from ni_framework.nn.modlin import Modulation
-from ni_framework.nn.packed import PackedPairs, packing_pays
 
 # Those that may answer with losses and statistics, as bodies that growth has brought may too: "bodies.0".
 PARTS = ("type_inference", "router", "body", "halting")

@@ -10,19 +10,19 @@ from typing import Any
 import attrs
 
 from ni_framework.errors import Mark, Problem, RecipeError
-from ni_framework.recipe.extends import read_files, read_tree
-from ni_framework.recipe.fields import Resolve, Unmet, fields_of
-from ni_framework.recipe.merge import merge
-from ni_framework.recipe.node import MappingNode
-from ni_framework.recipe.outline import Outline
-from ni_framework.recipe.override import read_overrides
-from ni_framework.recipe.parse import Budget
-from ni_framework.recipe.problems import Problems
+from ni_framework.recipe.resolve.extends import read_files, read_tree
+from ni_framework.recipe.resolve.merge import merge
+from ni_framework.recipe.resolve.overrides import read_overrides
+from ni_framework.recipe.resolve.schema_hints import Outline
+from ni_framework.recipe.resolve.scripts import complete
 from ni_framework.recipe.schema import Recipe
-from ni_framework.recipe.scripts import complete
-from ni_framework.recipe.source import from_text
-from ni_framework.recipe.structure import Structure
-from ni_framework.recipe.words import printable
+from ni_framework.recipe.validate.fields import Resolve, Unmet, fields_of
+from ni_framework.recipe.validate.structure import Structure
+from ni_framework.recipe.yaml.nodes import MappingNode
+from ni_framework.recipe.yaml.parser import Budget
+from ni_framework.recipe.yaml.problems import Problems
+from ni_framework.recipe.yaml.source import from_text
+from ni_framework.recipe.yaml.wording import printable
 
 
 def _met(_: str) -> None:

@@ -10,8 +10,8 @@ import attrs
 
 from ni_framework.errors import Mark, OptionError, Problem
 from ni_framework.options import Choice, component, config, option
-from ni_framework.recipe.deepspeed import DeepSpeed
-from ni_framework.recipe.deepspeed_rules import misfits
+from ni_framework.recipe.deepspeed.rules import misfits
+from ni_framework.recipe.deepspeed.settings import DeepSpeed
 
 FORMAT = 1
 

@@ -10,7 +10,7 @@ from ni_framework import recipe as recipes
 from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.discover import Entry, discover
-from ni_framework.registry.requires import regained, unmet
+from ni_framework.registry.requirements import regained, unmet
 
 if TYPE_CHECKING:
     from ni_framework.recipe import Recipe

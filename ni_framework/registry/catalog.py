@@ -11,9 +11,9 @@ from attrs import frozen
 
 from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.options import KINDS
-from ni_framework.registry.allowed import Allowed, allowed_here
+from ni_framework.registry.allowlist import Allowed, allowed_here
 from ni_framework.registry.discover import HOOKS, OWN, Entry, discover
-from ni_framework.registry.one_file import entries_of_files, place_of
+from ni_framework.registry.file_plugins import entries_of_files, place_of
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 WORDS = {

@@ -11,7 +11,7 @@ from ni_framework.contracts import PROJECT, RunEvents
 from ni_framework.errors import PluginError, Problem
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.discover import Entry
-from ni_framework.registry.importing import ImportFault, imported
+from ni_framework.registry.guarded_import import ImportFault, imported
 from ni_framework.registry.resolve import broken
 
 _HINT = "a listener implements methods of contracts.RunEvents, by the same names and arguments"

@@ -11,7 +11,7 @@ from ni_framework.contracts import API, BASES
 from ni_framework.errors import PluginError, Problem
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.discover import OWN, Entry
-from ni_framework.registry.importing import ImportFault, forget_faults, imported
+from ni_framework.registry.guarded_import import ImportFault, forget_faults, imported
 
 
 @cache

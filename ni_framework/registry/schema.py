@@ -6,8 +6,8 @@ from typing import Any
 
 from ni_framework.errors import PluginError, RecipeError
 from ni_framework.options import KINDS
-from ni_framework.recipe.fields import fields_of
-from ni_framework.recipe.json_schema import json_schema
+from ni_framework.recipe.export.json_schema import json_schema
+from ni_framework.recipe.validate.fields import fields_of
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.describe import sentence
 from ni_framework.registry.resolve import component

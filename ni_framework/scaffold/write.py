@@ -16,17 +16,17 @@ from typing import Any
 
 from attrs import frozen
 
-from ni_framework import __version__
+from ni_framework._version import __version__
 from ni_framework.errors import UsageError
 from ni_framework.options import KINDS
 from ni_framework.recipe import dump_values
-from ni_framework.recipe.fields import examples_of
-from ni_framework.recipe.starter import SET
-from ni_framework.recipe.words import printable
+from ni_framework.recipe.export.starter import SET
+from ni_framework.recipe.validate.fields import examples_of
+from ni_framework.recipe.yaml.wording import printable
 from ni_framework.registry import installed
 from ni_framework.registry.catalog import WORDS
 from ni_framework.registry.discover import ONE_FILE, OWN
-from ni_framework.registry.one_file import entries_in
+from ni_framework.registry.file_plugins import entries_in
 from ni_framework.registry.resolve import load
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")

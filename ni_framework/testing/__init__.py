@@ -16,17 +16,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ni_framework.testing.check import Excused as Excused
-    from ni_framework.testing.check import Failure as Failure
     from ni_framework.testing.conform import conformance as conformance
     from ni_framework.testing.conform import outcomes as outcomes
+    from ni_framework.testing.failures import Excused as Excused
+    from ni_framework.testing.failures import Failure as Failure
 
 # Imported on first use: pytest imports this package wherever the framework is installed.
 _WHERE = {
     "conformance": "ni_framework.testing.conform",
     "outcomes": "ni_framework.testing.conform",
-    "Failure": "ni_framework.testing.check",
-    "Excused": "ni_framework.testing.check",
+    "Failure": "ni_framework.testing.failures",
+    "Excused": "ni_framework.testing.failures",
 }
 __all__ = list(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
 

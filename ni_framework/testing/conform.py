@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ni_framework.contracts import Sizes
-from ni_framework.testing.case import Case
-from ni_framework.testing.check import Check, Outcome, checks_of
+from ni_framework.testing.checks import checks_of
+from ni_framework.testing.checks.check import Check, Outcome
+from ni_framework.testing.harness.case import Case
 
 
 def outcomes(case: Case) -> Iterator[Outcome]:

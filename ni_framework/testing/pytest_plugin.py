@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 def _items(session: pytest.Session, name: str) -> Iterator[pytest.Item]:
     from ni_framework.errors import NIError
-    from ni_framework.testing.check import checks_of
+    from ni_framework.testing.checks import checks_of
     from ni_framework.testing.selection import case_of, selected
 
     try:

@@ -9,9 +9,10 @@ from attrs import frozen
 
 from ni_framework.errors import PluginError
 from ni_framework.registry import Entry
-from ni_framework.testing.check import Failure, Outcome
+from ni_framework.testing.checks.check import Outcome
 from ni_framework.testing.conform import outcomes
-from ni_framework.testing.importing import watch_imports
+from ni_framework.testing.failures import Failure
+from ni_framework.testing.sandbox.imports import watch_imports
 from ni_framework.testing.selection import case_of
 
 

@@ -7,7 +7,7 @@ from ni_framework.options import KINDS
 from ni_framework.registry import Entry, installed
 from ni_framework.registry.discover import normalised
 from ni_framework.registry.resolve import component
-from ni_framework.testing.case import Case
+from ni_framework.testing.harness.case import Case
 
 
 def selected(name: str | None) -> list[Entry]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine import bench
-from ni_framework.engine.bench import Row, transformer_of
-from ni_framework.model.operations import operations
+from ni_framework.analysis import bench
+from ni_framework.analysis.bench import Row, transformer_of
+from ni_framework.model.flops import operations
 from ni_framework.registry import load_recipe
 from tests.cli.conftest import Ni
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ni_framework import build_model, trace
-from ni_framework.engine.checkpoint import load_checkpoint
-from ni_framework.engine.run_folder import find_checkpoint
-from ni_framework.engine.trainer import train
-from ni_framework.engine.usage import Chosen
+from ni_framework.checkpoint.load import load_checkpoint
+from ni_framework.checkpoint.run_dir import find_checkpoint
+from ni_framework.evaluation.function_usage import Chosen
 from ni_framework.model.compose import build_data
+from ni_framework.training.train import train
 from tests.cli.conftest import Ni
 from tests.engine.small import rewritten, save_small, small_recipe
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from ni_framework.engine.parcel import Delta, Functions, read_parcel, write_parcel
-from ni_framework.engine.trainer import train
+from ni_framework.growth.export import Delta, Functions, read_parcel, write_parcel
+from ni_framework.training.train import train
 from tests.cli.conftest import Ni
 from tests.contract.installing import Install, install  # noqa: F401  a fixture
 from tests.engine.small import small_recipe

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ni_framework.analysis.inspect import Function, Nearest, Use, is_dead
+from ni_framework.checkpoint.load import load_checkpoint
+from ni_framework.checkpoint.run_dir import find_checkpoint
 from ni_framework.cli.inspect import FEW, shown_of
-from ni_framework.engine.checkpoint import load_checkpoint
-from ni_framework.engine.inspect import Function, Nearest, Use, is_dead
-from ni_framework.engine.run_folder import find_checkpoint
-from ni_framework.engine.trainer import train
+from ni_framework.training.train import train
 from tests.cli.conftest import Ni
 from tests.engine.small import rewritten, save_small, small_recipe
 
@@ -251,7 +251,7 @@ def test_those_that_stand_out_are_shown() -> None:
 
 
 def test_gates_of_added_functions(ni: Ni, run: Path, tmp_path: Path) -> None:
-    from ni_framework.engine.grow_asked import Asked, grow
+    from ni_framework.growth.grow import Asked, grow
 
     grow(run, tmp_path / "grown", Asked(add=2))
     document = json.loads(ni("inspect", str(tmp_path / "grown"), "--samples", "8", "--json").out)

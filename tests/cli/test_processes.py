@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine import processes
-from ni_framework.engine.verdict import Verdict
-from ni_framework.registry.one_file import forget_files
+from ni_framework.distributed import launcher
+from ni_framework.distributed.exit_report import Verdict
+from ni_framework.registry.file_plugins import forget_files
 from tests.cli.conftest import Ni
 from tests.engine.small import save_small, small_recipe
 
@@ -36,7 +36,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """In place of the real one."""
     monkeypatch.delenv("RANK", raising=False)
     made = Supervisor()
-    monkeypatch.setattr(processes, "supervise", made)
+    monkeypatch.setattr(launcher, "supervise", made)
     yield made
     forget_files()
 

@@ -68,7 +68,7 @@ def test_a_warning_at_the_step_of_the_checkpoint(ni: Ni, small: Path, monkeypatc
     pytest.importorskip("tensorboard")
     run = small / "run"
     assert ni("train", "small.yaml", "train.steps=4", "--output", "run", "--tensorboard").code == 0
-    monkeypatch.setattr("ni_framework.engine.training.lock_difference", lambda *_: ["torch 1 is 2"])
+    monkeypatch.setattr("ni_framework.training.loop.lock_difference", lambda *_: ["torch 1 is 2"])
     assert ni("train", "--resume", "run", "train.steps=6", "--tensorboard").code == 0
     assert [step for step, _ in scalars(run / "tensorboard")["train/loss"]] == [2, 4, 6]
     assert scalars(run / "tensorboard") == metrics(run)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ni_framework.errors import PluginError
-from ni_framework.registry.allowed import Allowed
+from ni_framework.registry.allowlist import Allowed
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.discover import Entry
 from ni_framework.registry.resolve import component, load

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from ni_framework.checkpoint.run_dir import checkpoints_of
 from ni_framework.contracts import hookimpl
-from ni_framework.engine.run_folder import checkpoints_of
-from ni_framework.engine.trainer import train
 from ni_framework.errors import FitError, PluginError, RunError
+from ni_framework.training.train import train
 from tests.cli.conftest import Ni, ni, small  # noqa: F401  fixtures
 from tests.engine.small import small_recipe
 

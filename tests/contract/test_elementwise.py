@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ni_framework.elementwise import elementwise
-from ni_framework.nn.dense import DensePairs
+from ni_framework.nn.layouts.dense import DensePairs
 from ni_framework.registry.resolve import contract_fault
 from ni_framework.testing import conformance
-from ni_framework.testing.case import Case
-from ni_framework.testing.trial import call, trial
+from ni_framework.testing.harness.case import Case
+from ni_framework.testing.harness.invocation import call, trial
 
 
 @elementwise

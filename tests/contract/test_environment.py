@@ -8,7 +8,7 @@ import pytest
 
 from ni_framework.errors import PluginError, RecipeError
 from ni_framework.registry import installed, load_recipe
-from ni_framework.registry.requires import unmet
+from ni_framework.registry.requirements import unmet
 
 from .installing import Install
 

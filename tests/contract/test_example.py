@@ -13,14 +13,14 @@ import torch
 from ni_framework import contracts
 from ni_framework import recipe as recipes
 from ni_framework.contracts import hookimpl
-from ni_framework.engine.trainer import train
 from ni_framework.errors import RecipeError
 from ni_framework.model.compose import build_model
-from ni_framework.nn.dense import DensePairs
+from ni_framework.nn.layouts.dense import DensePairs
 from ni_framework.recipe import Recipe
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.describe import describe_component
 from ni_framework.registry.resolve import component, config_of
+from ni_framework.training.train import train
 
 from .installing import Install
 

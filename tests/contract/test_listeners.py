@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ni_framework.contracts import hookimpl
-from ni_framework.engine.trainer import train
 from ni_framework.errors import PluginError, RunError
 from ni_framework.registry.hooks import run_events
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 from .installing import Install

@@ -9,7 +9,7 @@ import pytest
 
 from ni_framework.errors import PluginError
 from ni_framework.registry import installed
-from ni_framework.registry.one_file import entries_in, forget_files, use_file
+from ni_framework.registry.file_plugins import entries_in, forget_files, use_file
 from ni_framework.registry.resolve import component, forget
 from tests.cli.conftest import Ni, ni  # noqa: F401  a fixture
 

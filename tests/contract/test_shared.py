@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ni_framework.errors import PluginError
+from ni_framework.registry.global_state import Shared
 from ni_framework.registry.resolve import component
-from ni_framework.registry.shared import Shared
 
 from .installing import Install
 
@@ -87,7 +87,7 @@ def test_parts_of_torch_that_wrap_its_own_are_accepted() -> None:
     """Its compiler wraps `torch.manual_seed` when it is first imported, and scikit-learn draws from `random`."""
     code = """
         import torch
-        from ni_framework.registry.shared import Shared
+        from ni_framework.registry.global_state import Shared
         shared, before = Shared(), torch.manual_seed
         import torch._dynamo, sklearn.datasets
         assert torch.manual_seed is not before

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 from tests.distributed.cases import Case
 
 WEIGHTS = 1e-6  # of SGD, after 10 steps

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ni_framework.engine.zero.build import import_deepspeed
+from ni_framework.engines.deepspeed.setup import import_deepspeed
 
 
 class ByHand:

@@ -11,11 +11,11 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from ni_framework.contracts import Context
-from ni_framework.engine.optim import MakeOptimizer, adamw
+from ni_framework.engines.optim import MakeOptimizer, adamw
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.recipe import Recipe
 from ni_framework.recipe.schema import Optimizer
-from ni_framework.registry.one_file import use_file
+from ni_framework.registry.file_plugins import use_file
 from tests.engine.small import small_recipe
 
 SPREAD = "engine.deepspeed.zero_optimization={stage3_param_persistence_threshold: 0, reduce_bucket_size: 500}"

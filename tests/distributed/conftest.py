@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 
 
 @pytest.fixture(scope="session")

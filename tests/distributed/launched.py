@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ni_framework.engine.run_folder import checkpoints_of
+from ni_framework.checkpoint.run_dir import checkpoints_of
 from tests.engine.small import TEXT
 from tests.faults.running import Ended, Runner
 

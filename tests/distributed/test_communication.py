@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 
 WATCHING = "tests.distributed.watching"
 ITERATIONS = [1, 2, 4, 8]

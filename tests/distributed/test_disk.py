@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ni_framework.engine.manifest import TRAINING, WEIGHTS, read_manifest
-from ni_framework.engine.stored import Stored
-from ni_framework.testing.processes import Processes
+from ni_framework.checkpoint.manifest import TRAINING, WEIGHTS, read_manifest
+from ni_framework.checkpoint.reader import Stored
+from ni_framework.testing.workers.pool import Processes
 from tests.distributed.test_moves import COMMON, at, contents, lines
 
 STEPS, CUT = 5, 2

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 from tests.distributed.agree import agree
 from tests.distributed.cases import CONSTANT, FROZEN, Case
 

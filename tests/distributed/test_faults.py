@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine.run_folder import checkpoints_of, newest_good, pointed_to
+from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good, pointed_to
 from tests.distributed.launched import Several, Timed
 from tests.engine.test_resume import left_behind
 from tests.faults.running import repeated

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ni_framework.engine.grow_asked import Asked, grow
-from ni_framework.engine.manifest import AVERAGE, TRAINING, WEIGHTS, check_files
-from ni_framework.engine.run_folder import find_checkpoint
-from ni_framework.engine.stored import Stored
-from ni_framework.engine.trainer import resume
-from ni_framework.testing.processes import Processes
+from ni_framework.checkpoint.manifest import AVERAGE, TRAINING, WEIGHTS, check_files
+from ni_framework.checkpoint.reader import Stored
+from ni_framework.checkpoint.run_dir import find_checkpoint
+from ni_framework.growth.grow import Asked, grow
+from ni_framework.testing.workers.pool import Processes
+from ni_framework.training.train import resume
 from tests.distributed.test_moves import engine_of
 
 WORK = "tests.distributed.work_moves"

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ni_framework import build_model
-from ni_framework.engine.engine import trainable
-from ni_framework.engine.zero.in_order import InOrder
-from ni_framework.engine.zero.tie import tied
+from ni_framework.engines.base import trainable
+from ni_framework.engines.deepspeed.grad_order import InOrder
+from ni_framework.engines.deepspeed.zero_grads import tied
 from ni_framework.errors import RunError
 from ni_framework.model.interpreter import Interpreter
 from tests.engine.small import small_recipe

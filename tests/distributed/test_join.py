@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine.join import told
+from ni_framework.distributed.rendezvous import told
 from ni_framework.errors import UsageError
 from tests.engine.small import TEXT
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ni_framework.engine.engine import parts_of
-from ni_framework.engine.loader import batches
-from ni_framework.engine.manifest import AVERAGE, TRAINING, WEIGHTS, read_manifest
-from ni_framework.engine.order import Order
-from ni_framework.engine.stored import Stored
-from ni_framework.engine.team import Team
+from ni_framework.checkpoint.manifest import AVERAGE, TRAINING, WEIGHTS, read_manifest
+from ni_framework.checkpoint.reader import Stored
+from ni_framework.data.loader import batches
+from ni_framework.data.sampler import Order
+from ni_framework.distributed.communicator import Team
+from ni_framework.engines.base import parts_of
 from ni_framework.errors import RecipeError
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 from tests.distributed.cases import SPREAD, SPREAD_2
 from tests.engine.small import small_recipe
 from tests.engine.test_order import Numbers

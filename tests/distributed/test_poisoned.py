@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ni_framework.engine.manifest import AVERAGE, WEIGHTS, check_files
-from ni_framework.engine.run_folder import find_checkpoint
-from ni_framework.engine.stored import Stored
-from ni_framework.testing.processes import Processes
+from ni_framework.checkpoint.manifest import AVERAGE, WEIGHTS, check_files
+from ni_framework.checkpoint.reader import Stored
+from ni_framework.checkpoint.run_dir import find_checkpoint
+from ni_framework.testing.workers.pool import Processes
 
 COMMON = ["train.average=0.9", "train.accumulate=4", "engine.use=zero", "model.scripts=2"]
 WORK = "tests.distributed.work_moves"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 
 
 def test_a_failing_evaluation_is_told_at_once(two: Processes) -> None:

@@ -17,13 +17,13 @@ import torch
 from safetensors import safe_open
 
 from ni_framework import load_model
-from ni_framework.engine.evaluate import evaluate
-from ni_framework.engine.manifest import AVERAGE, MANIFEST, TRAINING, WEIGHTS, check_files, read_manifest, shards_of
-from ni_framework.engine.run_folder import checkpoints_of, newest_good, pointed_to
-from ni_framework.engine.verify import verify
+from ni_framework.checkpoint.manifest import AVERAGE, MANIFEST, TRAINING, WEIGHTS, check_files, read_manifest, shards_of
+from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good, pointed_to
+from ni_framework.checkpoint.verify import verify
 from ni_framework.errors import CheckpointError
+from ni_framework.evaluation.evaluate import evaluate
 from ni_framework.model.compose import build_data
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 from tests.cli.conftest import Ni, ni
 from tests.distributed.cases import SPREAD, SPREAD_2
 from tests.engine.small import small_recipe
@@ -235,7 +235,7 @@ def test_weights_to_begin_with_are_looked_at_once(two: Processes, copied: Path, 
 
 def test_manifest_with_a_shard_too_few(copied: Path) -> None:
     """Also where the manifest agrees with what is there."""
-    from ni_framework.engine.manifest import manifest_bytes
+    from ni_framework.checkpoint.manifest import manifest_bytes
 
     folder = checkpoints_of(copied)[-1]
     manifest = read_manifest(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.testing.processes import Processes
+from ni_framework.testing.workers.pool import Processes
 from tests.engine.small import TEXT
 
 DIFFERENCES = {

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch
-from ni_framework.engine.team import Team
-from ni_framework.engine.zero.engine import ZeroEngine
-from ni_framework.engine.zero.watch import SENT
+from ni_framework.distributed.communicator import Team
+from ni_framework.engines.deepspeed.comm_monitor import SENT
+from ni_framework.engines.deepspeed.engine import ZeroEngine
 from ni_framework.model.interpreter import Interpreter
 from tests.distributed.cases import Case
 from tests.distributed.work import shares, team_here, zero_messages

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ni_framework import build_model
+from ni_framework.checkpoint.shards import Piece, State
 from ni_framework.contracts import Batch
-from ni_framework.engine.engine import Step
-from ni_framework.engine.join import join
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.order import Order
-from ni_framework.engine.pieces import Piece, State
-from ni_framework.engine.team import Team
-from ni_framework.engine.zero.engine import ZeroEngine
+from ni_framework.data.sampler import Order
+from ni_framework.distributed.communicator import Team
+from ni_framework.distributed.rendezvous import join
+from ni_framework.engines.base import Step
+from ni_framework.engines.deepspeed.engine import ZeroEngine
+from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import RunError
 from ni_framework.model.compose import build_data
 from ni_framework.recipe import Recipe

@@ -12,16 +12,16 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from ni_framework.checkpoint.golden import golden_batch
+from ni_framework.checkpoint.lockfile import lock_of
+from ni_framework.checkpoint.manifest import TRAINING, WEIGHTS, read_manifest
+from ni_framework.checkpoint.reader import Stored
+from ni_framework.checkpoint.save import Snapshot, save_checkpoint
+from ni_framework.checkpoint.shards import Piece, held
 from ni_framework.contracts import Batch
-from ni_framework.engine.checkpoint import Snapshot, save_checkpoint
-from ni_framework.engine.engine import Step
-from ni_framework.engine.golden import golden_batch
-from ni_framework.engine.join import join
-from ni_framework.engine.manifest import TRAINING, WEIGHTS, read_manifest
-from ni_framework.engine.pieces import Piece, held
-from ni_framework.engine.provenance import lock_of
-from ni_framework.engine.stored import Stored
-from ni_framework.engine.zero.engine import ZeroEngine
+from ni_framework.distributed.rendezvous import join
+from ni_framework.engines.base import Step
+from ni_framework.engines.deepspeed.engine import ZeroEngine
 from ni_framework.model.compose import build_model
 from tests.distributed.by_hand import use_by_hand
 from tests.distributed.work_moves import run_all
@@ -35,7 +35,7 @@ def _on_the_cpu(real: bool) -> Iterator[None]:
     """Lets a disk be used without a GPU, by DeepSpeed's own means or by hand."""
     if not real:
         use_by_hand()
-    with patch("ni_framework.engine.zero.engine.check_device", lambda *_: None):
+    with patch("ni_framework.engines.deepspeed.engine.check_device", lambda *_: None):
         yield
 
 
@@ -59,9 +59,9 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        from ni_framework.engine.zero import swapped
+        from ni_framework.engines.deepspeed import nvme_swap
 
-        step, group_in_memory = ZeroEngine.step, swapped.group_in_memory
+        step, group_in_memory = ZeroEngine.step, nvme_swap.group_in_memory
 
         def stepped(engine: ZeroEngine, number: int, batch: Batch, trace: bool) -> Step:
             done = step(engine, number, batch, trace)
@@ -77,7 +77,7 @@ class Watch:
 
         with (
             patch.object(ZeroEngine, "step", stepped),
-            patch("ni_framework.engine.zero.parameters.group_in_memory", group),
+            patch("ni_framework.engines.deepspeed.sharded_parameters.group_in_memory", group),
         ):
             yield
 

@@ -16,19 +16,21 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from ni_framework.analysis.memory_tracker import LiveBytes
+from ni_framework.checkpoint import reader, run_dir
+from ni_framework.checkpoint import resume as resumption
+from ni_framework.checkpoint import save as checkpoint
+from ni_framework.checkpoint.manifest import check_file
+from ni_framework.checkpoint.shards import Piece, held
 from ni_framework.contracts import Batch, hookimpl
-from ni_framework.engine import checkpoint, run_folder, stored, training
-from ni_framework.engine import resume as resumption
-from ni_framework.engine.engine import Engine, Step
-from ni_framework.engine.guard import RECENT
-from ni_framework.engine.live_bytes import LiveBytes
-from ni_framework.engine.manifest import check_file
-from ni_framework.engine.order import Order
-from ni_framework.engine.pieces import Piece, held
-from ni_framework.engine.trainer import resume, train
-from ni_framework.engine.training import Training
-from ni_framework.engine.zero.engine import ZeroEngine
+from ni_framework.data.sampler import Order
+from ni_framework.engines.base import Engine, Step
+from ni_framework.engines.deepspeed.engine import ZeroEngine
+from ni_framework.engines.step_guard import RECENT
 from ni_framework.errors import NIError
+from ni_framework.training import loop
+from ni_framework.training.loop import Training
+from ni_framework.training.train import resume, train
 from tests.engine.small import small_recipe
 
 
@@ -64,9 +66,9 @@ def resumed_in_place(run: str) -> dict[str, Any]:
 
 def resumed_where_one_sees_less(run: str) -> dict[str, Any]:
     """The same; process 1 sees only the oldest checkpoint, as if it had looked before the others were written."""
-    listed = run_folder.checkpoints_of
+    listed = run_dir.checkpoints_of
     with ExitStack() as stack:
-        for module in (run_folder, resumption) if _rank() else ():
+        for module in (run_dir, resumption) if _rank() else ():
             stack.enter_context(patch.object(module, "checkpoints_of", lambda path: listed(path)[:1]))
         return resumed_in_place(run)
 
@@ -80,7 +82,7 @@ def begun_with(path: str, run: str, overrides: list[str]) -> list[str]:
         check_file(folder, manifest, name)
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        for module in (checkpoint, stored):
+        for module in (checkpoint, reader):
             stack.enter_context(patch.object(module, "check_file", check))
         train(small_recipe(Path(folder), *overrides), Path(run), start=path)
     return seen
@@ -134,7 +136,7 @@ def counted_move(path: str, run: str, overrides: list[str]) -> dict[str, Any]:
     """Goes on from a checkpoint, and what loading it and saving the next one read, held and sent."""
     counts: Counter[str] = Counter()
     found: dict[str, Any] = {}
-    load, save, opened = Training.restore, training.save_checkpoint, stored.safe_open
+    load, save, opened = Training.restore, loop.save_checkpoint, reader.safe_open
 
     def restore(self: Training, resumption: Any) -> None:
         gathered = _gathered(self.engine)
@@ -168,8 +170,8 @@ def counted_move(path: str, run: str, overrides: list[str]) -> dict[str, Any]:
     with ExitStack() as stack:
         for patched in (
             patch.object(Training, "restore", restore),
-            patch.object(training, "save_checkpoint", save_counted),
-            patch.object(stored, "safe_open", lambda *a, **n: _Read(opened(*a, **n), counts)),
+            patch.object(loop, "save_checkpoint", save_counted),
+            patch.object(reader, "safe_open", lambda *a, **n: _Read(opened(*a, **n), counts)),
             patch.object(ZeroEngine, "__init__", make),
         ):
             stack.enter_context(patched)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine import checkpoint, trainer
-from ni_framework.engine.join import join
-from ni_framework.engine.order import Order
-from ni_framework.engine.trainer import train
-from ni_framework.engine.zero.engine import ZeroEngine
+from ni_framework.checkpoint import load
+from ni_framework.data.sampler import Order
+from ni_framework.distributed.rendezvous import join
+from ni_framework.engines.deepspeed.engine import ZeroEngine
 from ni_framework.model.compose import build_data
+from ni_framework.training import train as trainer
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 
@@ -46,7 +47,7 @@ def begins(folder: str) -> str:
 
     def note(engine: ZeroEngine, place: Path) -> list[str]:
         begun.append(place)
-        return checkpoint.begin_with(engine, place)
+        return load.begin_with(engine, place)
 
     with pytest.MonkeyPatch.context() as patch:
         places = Path(folder, "first", "checkpoints")

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ni_framework import build_model
 from ni_framework.contracts import Batch, Split, hookimpl
-from ni_framework.engine.evaluate import evaluate
-from ni_framework.engine.join import join
-from ni_framework.engine.order import Order
-from ni_framework.engine.trainer import train
+from ni_framework.data.sampler import Order
+from ni_framework.distributed.rendezvous import join
 from ni_framework.errors import NIError
+from ni_framework.evaluation.evaluate import evaluate
 from ni_framework.model.compose import build_data
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 RANK = int(os.environ.get("RANK", "0"))

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 # What each process of a test begins with; the rest of its program follows.
 CHILD = """
 import os, pathlib, signal, subprocess, sys, time
-from ni_framework.engine.notes import first_note, write_note
-from ni_framework.engine.processes import die_with, dump_stacks_on_signal, supervised
+from ni_framework.distributed.error_files import first_note, write_note
+from ni_framework.distributed.launcher import die_with, dump_stacks_on_signal, supervised
 rank, notes = int(os.environ["RANK"]), pathlib.Path(os.environ["NI_NOTES"])
 die_with(int(os.environ["NI_SUPERVISOR"]))
 dump_stacks_on_signal(sys.stderr)
@@ -30,7 +30,7 @@ def wait_for(*ranks):
 """
 SUPERVISOR = """
 import json, sys
-from ni_framework.engine.processes import supervise
+from ni_framework.distributed.launcher import supervise
 marker, number, grace, program = sys.argv[1:]
 verdict = supervise([sys.executable, "-c", program, marker], int(number), float(grace))
 with open("verdict.json", "w") as file:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ni_framework import build_model, load_recipe
-from ni_framework.engine.checkpoint import Snapshot, save_checkpoint
-from ni_framework.engine.golden import golden_batch
-from ni_framework.engine.manifest import file_entry, manifest_bytes, read_manifest
-from ni_framework.engine.provenance import lock_of
+from ni_framework.checkpoint.golden import golden_batch
+from ni_framework.checkpoint.lockfile import lock_of
+from ni_framework.checkpoint.manifest import file_entry, manifest_bytes, read_manifest
+from ni_framework.checkpoint.save import Snapshot, save_checkpoint
 from ni_framework.recipe import Recipe
 
 TEXT = """\

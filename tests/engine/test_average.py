@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from ni_framework import build_model, load_model
-from ni_framework.engine.checkpoint import begin_with
-from ni_framework.engine.evaluate import evaluate
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.run_folder import checkpoints_of
-from ni_framework.engine.trainer import train
+from ni_framework.checkpoint.load import begin_with
+from ni_framework.checkpoint.run_dir import checkpoints_of
+from ni_framework.engines.local import LocalEngine
+from ni_framework.evaluation.evaluate import evaluate
 from ni_framework.model.compose import build_data
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 NAME = "scripts.0.embedding.code"

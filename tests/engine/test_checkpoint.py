@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ni_framework import build_model, load_model
-from ni_framework.engine.checkpoint import load_checkpoint, read_tensors
-from ni_framework.engine.golden import golden_difference
-from ni_framework.engine.manifest import check_files
-from ni_framework.engine.trainer import resume
+from ni_framework.checkpoint.golden import golden_difference
+from ni_framework.checkpoint.load import load_checkpoint, read_tensors
+from ni_framework.checkpoint.manifest import check_files
 from ni_framework.errors import CheckpointError, RecipeError, RunError
+from ni_framework.training.train import resume
 from tests.engine.small import rewritten, save_small, small_recipe
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ni_framework import build_model
 from ni_framework.contracts import Batch
-from ni_framework.engine.local import LocalEngine
+from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import RunError
 from ni_framework.nn.random import keys
 from ni_framework.recipe import Recipe

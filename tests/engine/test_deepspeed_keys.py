@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 import pytest
 
-from ni_framework.recipe import deepspeed as ours
-from ni_framework.recipe import deepspeed_refused as refused
-from ni_framework.recipe.deepspeed_rules import DISK, STAGES
-from ni_framework.recipe.fields import Field, fields_of, is_config, members
+from ni_framework.recipe.deepspeed import rejected as refused
+from ni_framework.recipe.deepspeed import settings as ours
+from ni_framework.recipe.deepspeed.rules import DISK, STAGES
+from ni_framework.recipe.validate.fields import Field, fields_of, is_config, members
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # DeepSpeed's own
 

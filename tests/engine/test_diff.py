@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ni_framework.analysis.diff import Change, changed
+from ni_framework.analysis.routing_diff import count_moves
 from ni_framework.contracts import Batch
-from ni_framework.engine.diff import Change, changed
-from ni_framework.engine.moved import count_moves
 from ni_framework.model.trace import trace
 from tests.model.building import inputs_of, model_of
 

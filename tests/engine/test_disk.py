@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from ni_framework.engine.join import join
-from ni_framework.engine.zero.aligned import Aligned
-from ni_framework.engine.zero.build import import_deepspeed
-from ni_framework.engine.zero.disk import check_async_io, folder_for, kept, size_buffers
+from ni_framework.distributed.rendezvous import join
+from ni_framework.engines.deepspeed.aio_alignment import Aligned
+from ni_framework.engines.deepspeed.nvme import check_async_io, folder_for, kept, size_buffers
+from ni_framework.engines.deepspeed.setup import import_deepspeed
 from ni_framework.errors import RecipeError, RunError
 from tests.distributed.by_hand import ByHand
 from tests.engine.small import small_recipe
@@ -98,7 +98,7 @@ def test_buffers(
         "named_parameters",
         lambda: [(name, torch.empty(number, device="meta")) for name, number in sizes.items()],
     )
-    monkeypatch.setattr("ni_framework.engine.zero.disk.build_model", lambda recipe, device: model)
+    monkeypatch.setattr("ni_framework.engines.deepspeed.nvme.build_model", lambda recipe, device: model)
     zero: dict[str, Any] = {"offload_optimizer": dict(given), "offload_param": {}, "sub_group_size": 1_000_000}
     size_buffers(zero, small_recipe(tmp_path), 2)
     assert (zero["offload_optimizer"]["buffer_count"], zero["offload_param"]) == (buffers, weights)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from ni_framework import build_model
-from ni_framework.engine.engine import Engine, check_precision
-from ni_framework.engine.join import join
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.loss_scale import LEAST, PATIENCE, START, LossScale
-from ni_framework.engine.order import Order
-from ni_framework.engine.pieces import held
-from ni_framework.engine.zero.engine import ZeroEngine
+from ni_framework.checkpoint.shards import held
+from ni_framework.data.sampler import Order
+from ni_framework.distributed.rendezvous import join
+from ni_framework.engines.base import Engine, check_precision
+from ni_framework.engines.deepspeed.engine import ZeroEngine
+from ni_framework.engines.grad_scaler import LEAST, PATIENCE, START, LossScale
+from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import RecipeError, RunError
 from ni_framework.model.compose import build_data
 from tests.engine.small import small_recipe
@@ -31,7 +31,7 @@ def engine_of(folder: Path, name: str, precision: str) -> tuple[Engine, Order]:
 
 @pytest.fixture
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ni_framework.engine.engine.check_precision", lambda *_: None)
+    monkeypatch.setattr("ni_framework.engines.base.check_precision", lambda *_: None)
 
 
 @pytest.mark.usefixtures("anywhere")

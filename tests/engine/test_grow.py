@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from ni_framework import load_model
-from ni_framework.engine.grow import STEP
-from ni_framework.engine.grow_asked import Asked, grow
-from ni_framework.engine.manifest import AVERAGE, TRAINING, WEIGHTS, check_files
-from ni_framework.engine.run_folder import find_checkpoint, locked
-from ni_framework.engine.stored import Stored
-from ni_framework.engine.trainer import resume, train
-from ni_framework.engine.verify import verify
-from ni_framework.engine.whole import Whole
+from ni_framework.checkpoint.loaded import Whole
+from ni_framework.checkpoint.manifest import AVERAGE, TRAINING, WEIGHTS, check_files
+from ni_framework.checkpoint.reader import Stored
+from ni_framework.checkpoint.run_dir import find_checkpoint, locked
+from ni_framework.checkpoint.verify import verify
 from ni_framework.errors import PluginError, UsageError
+from ni_framework.growth.grow import Asked, grow
+from ni_framework.growth.plan import add, begun, functions_named, remove
+from ni_framework.growth.state import STEP
+from ni_framework.growth.transplant import Function, outline_of
 from ni_framework.model.compose import meta_model
-from ni_framework.model.growth import add, begun, functions_named, remove
-from ni_framework.model.lineage import held_by, with_scripts
-from ni_framework.model.transplant import Function, outline_of
+from ni_framework.model.freezing import held_by, with_scripts
+from ni_framework.training.train import resume, train
 from tests.engine.small import small_recipe
 
 FUNCTIONS = ("scripts.0.embedding.signature", "scripts.0.embedding.code")
@@ -303,8 +303,8 @@ def test_what_is_learned(tmp_path: Path) -> None:
 def test_random_iterations(tmp_path: Path) -> None:
     """Each step takes as many as seed and step say; the model is left with its own."""
     from ni_framework import build_model
-    from ni_framework.engine.local import LocalEngine
-    from ni_framework.engine.order import Order
+    from ni_framework.data.sampler import Order
+    from ni_framework.engines.local import LocalEngine
     from ni_framework.model.compose import build_data
 
     recipe = small_recipe(tmp_path, "model.iterations=4", "train.random_iterations=true")
@@ -341,7 +341,7 @@ def test_nothing_is_left_of_a_failure(run: Path, tmp_path: Path, monkeypatch: py
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ni_framework.engine.grow.save_checkpoint", fail)
+    monkeypatch.setattr("ni_framework.growth.state.save_checkpoint", fail)
     with pytest.raises(OSError, match="No space"):
         grow(run, tmp_path / "out", Asked(add=1))
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine.grow_asked import Asked, grow
-from ni_framework.engine.whole import Whole
+from ni_framework.checkpoint.loaded import Whole
+from ni_framework.growth.grow import Asked, grow
 from tests.engine.small import save_small, small_recipe
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch
-from ni_framework.engine.loader import batches
-from ni_framework.engine.order import Order
+from ni_framework.data.loader import batches
+from ni_framework.data.sampler import Order
 from ni_framework.errors import RunError
 
 

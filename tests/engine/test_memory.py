@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ni_framework import build_model, load_author_model, load_recipe
-from ni_framework.engine.live_bytes import LiveBytes
+from ni_framework.analysis.memory_tracker import LiveBytes
 from ni_framework.recipe import Recipe
 from tests.parity.author_state import state_of
 from tests.parity.test_preset import PRESET
@@ -114,7 +114,7 @@ def test_a_recomputed_script_keeps_what_it_was_given() -> None:
 FAULTS = """
 import resource
 import torch
-from ni_framework.engine.allocator import keep_freed_memory
+from ni_framework.utils.malloc import keep_freed_memory
 
 keep_freed_memory()
 keep_freed_memory()

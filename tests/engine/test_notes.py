@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine import notes
-from ni_framework.engine.notes import Note, first_note, read_notes, write_note
+from ni_framework.distributed import error_files
+from ni_framework.distributed.error_files import Note, first_note, read_notes, write_note
 
 
 def test_first_by_time(tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_junk(tmp_path: Path, content: bytes) -> None:
 def test_written_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader sees a whole note or none."""
     seen = []
-    write = notes.replace_file
+    write = error_files.replace_file
 
     def watched(path: Path, content: bytes) -> None:
         write(path, content)
         seen.append(path)
 
-    monkeypatch.setattr(notes, "replace_file", watched)
+    monkeypatch.setattr(error_files, "replace_file", watched)
     write_note(tmp_path, 2, "why", 1)
     assert seen == [tmp_path / "rank-2.json"]

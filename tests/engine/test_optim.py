@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ni_framework import build_model
-from ni_framework.engine.optim import adamw, learning_rate
+from ni_framework.engines.lr_schedule import learning_rate
+from ni_framework.engines.optim import adamw
 from ni_framework.recipe import Optimizer, Schedule
 from tests.engine.small import small_recipe
 

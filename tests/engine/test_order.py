@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch
-from ni_framework.engine.order import Order
+from ni_framework.data.sampler import Order
 
 
 class Numbers:

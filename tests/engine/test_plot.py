@@ -11,10 +11,10 @@ from typing import Any
 import matplotlib
 import pytest
 
-from ni_framework.engine.history import History, read_history
-from ni_framework.engine.plot import STYLE, figure_of, plot_runs, run_names
-from ni_framework.engine.trainer import train
+from ni_framework.analysis.metrics_log import History, read_history
+from ni_framework.analysis.plot_run import STYLE, figure_of, plot_runs, run_names
 from ni_framework.errors import UsageError
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ni_framework.contracts import hookimpl
-from ni_framework.engine.trainer import train
 from ni_framework.errors import RunError
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 

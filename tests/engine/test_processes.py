@@ -211,7 +211,7 @@ def test_again_and_again(crew: Crew, times: int) -> None:
 
 def test_cannot_start(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a later one cannot be started, the earlier ones end, and the error is raised."""
-    from ni_framework.engine import processes
+    from ni_framework.distributed import launcher
 
     started: list[Any] = []
     popen = subprocess.Popen
@@ -222,9 +222,9 @@ def test_cannot_start(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
         started.append(popen(*arguments, **named))
         return started[-1]
 
-    monkeypatch.setattr(processes.subprocess, "Popen", scarce)
+    monkeypatch.setattr(launcher.subprocess, "Popen", scarce)
     with pytest.raises(OSError, match="temporarily unavailable"):
-        processes.supervise([sys.executable, "-c", "import time; time.sleep(100)", crew.marker], 3)
+        launcher.supervise([sys.executable, "-c", "import time; time.sleep(100)", crew.marker], 3)
     assert [process.returncode for process in started] == [-9, -9]
     monkeypatch.undo()
     assert crew.living() == []

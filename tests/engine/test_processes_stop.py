@@ -10,7 +10,7 @@ import pytest
 from tests.engine.crew import Crew
 
 STOPPING = """
-from ni_framework.engine.interrupt import exits_at_once, stop_requests
+from ni_framework.distributed.signals import exits_at_once, stop_requests
 with exits_at_once(lambda code: print("at once", flush=True)), stop_requests() as request:
     pathlib.Path(f"listens-{rank}").write_text("yes")
     while not request or os.path.exists("slow"):

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save
 
 from ni_framework import load_model
-from ni_framework.engine import proof
-from ni_framework.engine.provenance import lock_of, source_digest
-from ni_framework.engine.trainer import resume, train
+from ni_framework.checkpoint import golden_check
+from ni_framework.checkpoint.lockfile import lock_of, source_digest
 from ni_framework.errors import CheckpointError, PluginError, RecipeError
 from ni_framework.registry import installed
+from ni_framework.training.train import resume, train
 from tests.cli.conftest import Ni, ni  # noqa: F401  a fixture
 from tests.contract.installing import Install, install  # noqa: F401  a fixture
 from tests.engine.small import rewritten, small_recipe
@@ -91,7 +91,7 @@ def lock_body(run: Path) -> str:
 
 def test_unchanged_is_silent(run: Path, swirl: Swirl, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is computed; also with another version of the same source."""
-    monkeypatch.setattr(proof, "golden_difference", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(golden_check, "golden_difference", lambda *_: pytest.fail("computed"))
     load_model(run)
     swirl.put(version="0.2")
     load_model(run)

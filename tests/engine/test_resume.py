@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ni_framework.checkpoint.run_dir import checkpoints_of
 from ni_framework.contracts import hookimpl
-from ni_framework.engine.interrupt import Interrupted
-from ni_framework.engine.run_folder import checkpoints_of
-from ni_framework.engine.trainer import resume, train
+from ni_framework.distributed.signals import Interrupted
 from ni_framework.errors import CheckpointError, NIError, UsageError
+from ni_framework.training.train import resume, train
 from tests.engine.small import rewritten, save_small, small_recipe
 
 STEPS = 11
@@ -219,6 +219,6 @@ def test_processes_that_are_lost_are_no_fault_of_the_checkpoint(
     def fails(*arguments: object) -> None:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4711")
 
-    monkeypatch.setattr("ni_framework.engine.local.LocalEngine.load_optimizer_state", fails)
+    monkeypatch.setattr("ni_framework.engines.local.LocalEngine.load_optimizer_state", fails)
     with pytest.raises(RuntimeError, match="Connection closed by peer"):
         resume(tmp_path / "run", ["train.steps=7"])

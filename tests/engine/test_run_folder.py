@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from ni_framework.engine import run_folder
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.run_folder import checkpoints_of, locked, new_run, newest_good
-from ni_framework.engine.trainer import train
+from ni_framework.checkpoint import run_dir
+from ni_framework.checkpoint.run_dir import checkpoints_of, locked, new_run, newest_good
+from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import FitError, RunError
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 from tests.engine.test_resume import Warnings
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_removed_is_no_reason_to_stop(tmp_path: Path, monkeypatch
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr(run_folder, "remove_folder", refuse)
+    monkeypatch.setattr(run_dir, "remove_folder", refuse)
     heard = Warnings()
     train(small_recipe(tmp_path, "train.steps=3"), tmp_path / "run", every=1, keep=2, listeners=[heard])
     assert heard.messages == [
@@ -123,9 +123,9 @@ def test_an_error_of_the_disk_with_nothing_saved(tmp_path: Path, monkeypatch: py
     def refuse(*arguments: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("ni_framework.engine.files.write_file", refuse)
-    monkeypatch.setattr("ni_framework.engine.checkpoint.write_file", refuse)
-    monkeypatch.setattr("ni_framework.engine.training.replace_file", lambda *_: None)
+    monkeypatch.setattr("ni_framework.utils.atomic_files.write_file", refuse)
+    monkeypatch.setattr("ni_framework.checkpoint.save.write_file", refuse)
+    monkeypatch.setattr("ni_framework.training.loop.replace_file", lambda *_: None)
     with pytest.raises(RunError) as caught:
         train(small_recipe(tmp_path), tmp_path / "run")
     assert str(caught.value) == ("step 6: No space left on device; nothing was saved yet; mend that and train again")

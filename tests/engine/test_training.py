@@ -10,9 +10,9 @@ import torch
 
 from ni_framework import build_model
 from ni_framework.contracts import Batch
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.trainer import train
+from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import RunError
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 DRAWING = "model.router={use: function_dropout, keep: 0.7, inner: {use: quantised, size: 5, inner: stochastic_kernel}}"
@@ -117,7 +117,7 @@ def test_a_failing_evaluation_loses_nothing(tmp_path: Path, monkeypatch: pytest.
     def fails(*arguments: object) -> dict[str, float]:
         raise RunError("a file cannot be read")
 
-    monkeypatch.setattr("ni_framework.engine.training.evaluate", fails)
+    monkeypatch.setattr("ni_framework.training.loop.evaluate", fails)
     with pytest.raises(RunError, match="a file cannot be read"):
         train(small_recipe(tmp_path), tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "step-6" / "model.safetensors").is_file()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ni_framework import trace
 from ni_framework.contracts import Batch
-from ni_framework.engine import usage as module
-from ni_framework.engine.usage import Chosen, used
+from ni_framework.evaluation import function_usage as module
+from ni_framework.evaluation.function_usage import Chosen, used
 from ni_framework.model.interpreter import Interpreter
 from tests.model.building import TASKS, inputs_of, model_of
 

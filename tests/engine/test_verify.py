@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from ni_framework.engine.provenance import fingerprint, lock_difference, lock_of
-from ni_framework.engine.trainer import resume, train
-from ni_framework.engine.verify import verify
+from ni_framework.checkpoint.lockfile import fingerprint, lock_difference, lock_of
+from ni_framework.checkpoint.verify import verify
 from ni_framework.errors import CheckpointError
 from ni_framework.model.compose import build_data
+from ni_framework.training.train import resume, train
 from tests.engine.small import rewritten, small_recipe
 from tests.engine.test_resume import Warnings
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ni_framework.engine.team import Team
-from ni_framework.engine.zero.build import device_of, import_deepspeed
+from ni_framework.distributed.communicator import Team
+from ni_framework.engines.deepspeed.setup import device_of, import_deepspeed
 from ni_framework.errors import RunError
 
 

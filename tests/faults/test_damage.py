@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine.manifest import MANIFEST, check_files
-from ni_framework.engine.run_folder import checkpoints_of, find_checkpoint, newest_good, point_to, pointed_to, retain
-from ni_framework.engine.trainer import train
+from ni_framework.checkpoint.manifest import MANIFEST, check_files
+from ni_framework.checkpoint.run_dir import checkpoints_of, find_checkpoint, newest_good, point_to, pointed_to, retain
 from ni_framework.errors import CheckpointError
+from ni_framework.training.train import train
 from tests.engine.small import save_small, small_recipe
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.engine.run_folder import checkpoints_of, newest_good
+from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good
 from tests.engine.test_resume import left_behind
 from tests.faults.running import Runner
 from tests.faults.test_kills import OVERRIDES

@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from ni_framework.engine.run_folder import checkpoints_of, newest_good, pointed_to
+from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good, pointed_to
 from tests.engine.test_resume import left_behind
 from tests.faults.running import Ended, Runner, Signal, repeated
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ni_framework import build_model
+from ni_framework.checkpoint.run_dir import newest_good
+from ni_framework.checkpoint.shards import held
 from ni_framework.contracts import Batch, hookimpl
-from ni_framework.engine.collapse import Collapse
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.pieces import held
-from ni_framework.engine.run_folder import newest_good
-from ni_framework.engine.trainer import resume, train
+from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import RunError
 from ni_framework.recipe import Recipe
+from ni_framework.training.collapse import Collapse
+from ni_framework.training.train import resume, train
 from tests.engine.small import small_recipe
 from tests.engine.test_resume import Warnings, left_behind
 from tests.faults.running import repeated
@@ -164,7 +164,7 @@ Poison = Callable[..., None]
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
     """Poisons one sample of a part of the data of every run from here on."""
-    from ni_framework.engine import trainer
+    from ni_framework.training import train as trainer
 
     original = trainer.build_data
 

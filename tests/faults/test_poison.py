@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-from ni_framework.engine.checkpoint import load_model
-from ni_framework.engine.manifest import check_files, read_manifest
-from ni_framework.engine.trainer import resume, train
-from ni_framework.engine.verify import verify
+from ni_framework.checkpoint.load import load_model
+from ni_framework.checkpoint.manifest import check_files, read_manifest
+from ni_framework.checkpoint.verify import verify
 from ni_framework.errors import NIError
+from ni_framework.training.train import resume, train
 from tests.engine.small import rewritten, small_recipe
 
 TENSORS = ("model.safetensors", "average.safetensors", "training.safetensors", "golden.safetensors")

@@ -118,8 +118,8 @@ class Forked:
             os.close(told)
 
             from ni_framework.cli import main
-            from ni_framework.engine.processes import supervised
-            from ni_framework.registry.one_file import forget_files
+            from ni_framework.distributed.launcher import supervised
+            from ni_framework.registry.file_plugins import forget_files
             from ni_framework.registry.resolve import forget
 
             forget_files()
@@ -152,7 +152,7 @@ class Forked:
 def run(request: dict[str, Any]) -> None:
     """Becomes the command."""
     from ni_framework.cli import main
-    from ni_framework.engine import processes
+    from ni_framework.distributed import launcher
     from ni_framework.registry.resolve import forget
 
     forget()  # a plugin of one file may be given
@@ -163,7 +163,7 @@ def run(request: dict[str, Any]) -> None:
     sys.argv = ["ni", *request["arguments"]]
     os.environ.update(request.get("environment", {}))
     Forked.folder = Path(request["stderr"]).parent
-    processes.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)  # pyright: ignore
+    launcher.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)  # pyright: ignore
     if request.get("file_size"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
     if request.get("how"):
@@ -178,10 +178,10 @@ def import_all(recipe_path: str) -> None:
     torch.set_num_threads(1)
     import ni_framework.cli.grow
     import ni_framework.cli.train
-    import ni_framework.engine.grow_asked
-    import ni_framework.engine.trainer  # noqa: F401
+    import ni_framework.growth.grow
+    import ni_framework.training.train  # noqa: F401
     from ni_framework.cli import progress, tensorboard  # noqa: F401
-    from ni_framework.engine.local import LocalEngine
+    from ni_framework.engines.local import LocalEngine
     from ni_framework.model.compose import build_data, build_model
     from ni_framework.registry import load_recipe
 
@@ -192,7 +192,7 @@ def import_all(recipe_path: str) -> None:
         return
     import warnings
 
-    from ni_framework.engine.zero import engine  # noqa: F401
+    from ni_framework.engines.deepspeed import engine  # noqa: F401
 
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):

@@ -29,12 +29,12 @@ from attrs import evolve
 from torch import Tensor
 
 from ni_framework import load_recipe
+from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good
 from ni_framework.contracts import Split
-from ni_framework.engine.files import replace_file
-from ni_framework.engine.grow_asked import Asked, grow
-from ni_framework.engine.run_folder import checkpoints_of, newest_good
-from ni_framework.engine.trainer import resume, train
+from ni_framework.growth.grow import Asked, grow
 from ni_framework.model.compose import build_data
+from ni_framework.training.train import resume, train
+from ni_framework.utils.atomic_files import replace_file
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "growth" / "formulas.yaml"
 SEEDS = (0, 1, 2, 3, 4)

@@ -16,13 +16,13 @@ import torch
 from attrs import frozen
 
 from ni_framework import load_model, load_recipe
+from ni_framework.checkpoint.manifest import read_manifest
 from ni_framework.contracts import Split
-from ni_framework.engine.evaluate import evaluate
-from ni_framework.engine.grow_asked import Asked, grow
-from ni_framework.engine.manifest import read_manifest
-from ni_framework.engine.trainer import resume, train
+from ni_framework.evaluation.evaluate import evaluate
+from ni_framework.growth.grow import Asked, grow
 from ni_framework.model.compose import build_data
 from ni_framework.model.interpreter import Interpreter
+from ni_framework.training.train import resume, train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MODELS = {  # recipe and overrides of what is trained on digits first

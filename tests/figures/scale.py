@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from ni_framework import load_recipe
-from ni_framework.engine.batches import parts
-from ni_framework.engine.bench import random_batch
-from ni_framework.engine.join import join
-from ni_framework.engine.zero.engine import ZeroEngine
+from ni_framework.analysis.bench import random_batch
+from ni_framework.data.batch import parts
+from ni_framework.distributed.rendezvous import join
+from ni_framework.engines.deepspeed.engine import ZeroEngine
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "scale" / "100m.yaml"
 WARM_UP, STEPS = 2, 8

@@ -20,14 +20,14 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from ni_framework import build_model, load_recipe
+from ni_framework.analysis.bench import MATRIX, transformer_of
 from ni_framework.contracts import Context, Router
-from ni_framework.engine.allocator import keep_freed_memory
-from ni_framework.engine.bench import MATRIX, transformer_of
 from ni_framework.model import compose
+from ni_framework.model.flops import counted, operations
 from ni_framework.model.interpreter import Interpreter
-from ni_framework.model.operations import counted, operations
 from ni_framework.recipe import Recipe
 from ni_framework.registry import recipe_in
+from ni_framework.utils.malloc import keep_freed_memory
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper" / "digits.yaml"
 ROUNDS = 11

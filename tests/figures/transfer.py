@@ -22,8 +22,8 @@ from attrs import evolve
 from growing import Kept, Method, accuracy
 
 from ni_framework import load_model
-from ni_framework.engine.allocator import keep_freed_memory
-from ni_framework.engine.plot import COLOURS, png
+from ni_framework.analysis.plot_run import COLOURS, png
+from ni_framework.utils.malloc import keep_freed_memory
 
 SEEDS = (0, 1, 2, 3, 4)
 ALPHABET = "armenian"

@@ -12,8 +12,8 @@ import pytest
 from torch import Tensor
 
 from ni_framework.contracts import Batch, Data
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.order import Order
+from ni_framework.data.sampler import Order
+from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import RunError
 from ni_framework.model.compose import build_data, build_model
 from ni_framework.nn.random import keys, uniform

@@ -13,9 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ni_framework.engine.live_bytes import LiveBytes
+from ni_framework.analysis.memory_tracker import LiveBytes
 from ni_framework.model.compose import build_model
-from ni_framework.model.describe import describe
+from ni_framework.model.summary import describe
 from ni_framework.recipe import dump
 from ni_framework.registry import load_recipe
 from tests.golden.test_recipes import LARGE, RECIPES, golden_of

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from ni_framework import build_model, load_model, load_recipe
-from ni_framework.engine.batches import to
-from ni_framework.engine.bench import random_batch
-from ni_framework.engine.local import LocalEngine
+from ni_framework.analysis.bench import random_batch
+from ni_framework.data.batch import to
+from ni_framework.engines.local import LocalEngine
 from tests.engine.small import TEXT
 
 pytestmark = pytest.mark.skipif(

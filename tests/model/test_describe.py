@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ni_framework import load_recipe
-from ni_framework.model.describe import Description, Row, describe
+from ni_framework.model.summary import Description, Row, describe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -9,9 +9,9 @@ import torch
 
 from ni_framework import trace
 from ni_framework.cli.progress import Progress
-from ni_framework.engine.trainer import train
-from ni_framework.model.figures import routing_figures
-from ni_framework.nn import packed as packed_file
+from ni_framework.model.routing_metrics import routing_figures
+from ni_framework.nn.layouts import packed as packed_file
+from ni_framework.training.train import train
 from tests.engine.small import small_recipe
 
 from .building import script_of, tiny_inputs, tiny_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ni_framework.model.figures import routing_figures, warnings
+from ni_framework.model.routing_metrics import routing_figures, warnings
 from ni_framework.model.trace import Trace, trace
 from ni_framework.nn.kernel import distance, truncated_kernel, unit
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ni_framework.model.functions import TWINS, function_distances, moves, nearest, takers, twins
+from ni_framework.model.function_similarity import TWINS, function_distances, moves, nearest, takers, twins
 
 
 def test_distance_is_one_minus_cos_of_equal_lengths() -> None:

@@ -10,8 +10,8 @@ from ni_standard.linear import ModLin, Plain
 from torch import Tensor, nn
 
 from ni_framework.contracts import NoOptions, Pairs
-from ni_framework.nn.modattention import mod_attention
-from ni_framework.nn.side_by_side import side_by_side
+from ni_framework.nn.cpu.split_columns import side_by_side
+from ni_framework.nn.mod_attention import mod_attention
 
 from .building import script_of, tiny_inputs, tiny_of, weighted_sum
 
@@ -88,7 +88,7 @@ def test_rows_that_are_not_contiguous() -> None:
     line = line_of(model)
     prepared = line.prepare(script.embedding()[1], 7)
     assert prepared["attention"].wide
-    from ni_framework.nn.dense import DensePairs
+    from ni_framework.nn.layouts.dense import DensePairs
 
     pairs = DensePairs(torch.rand(2, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     base = torch.randn(4, 7, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

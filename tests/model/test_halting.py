@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Context, Halting
-from ni_framework.model.figures import routing_figures
 from ni_framework.model.interpreter import Interpreter
+from ni_framework.model.routing_metrics import routing_figures
 from ni_framework.model.script import Passage, Script
 from ni_framework.model.trace import trace
 from tests.model.building import gradients, inputs_of, model_of, script_of, tiny_inputs, tiny_of, weighted_sum

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ni_framework import load_recipe
-from ni_framework.model.operations import operations
+from ni_framework.model.flops import operations
 from ni_framework.model.script import Script
 
 from .building import FixedRouter, script_of, tiny_of

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ni_framework import build_model, trace
 from ni_framework.errors import RecipeError
+from ni_framework.growth.transplant import Function, outline_of, transplanted
+from ni_framework.model.gating import composed
 from ni_framework.model.interpreter import Interpreter
-from ni_framework.model.shares import composed
-from ni_framework.model.transplant import Function, outline_of, transplanted
 from ni_framework.nn.kernel import normalised
 from ni_framework.registry import recipe_in
 from tests.engine.small import TEXT

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ni_framework.nn import by_hand
+from ni_framework.nn.cpu import dispatch
 
 
 @pytest.fixture(autouse=True)
 def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_hand, "LARGE", 0)
+    monkeypatch.setattr(dispatch, "LARGE", 0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ni_framework.nn.dense import DensePairs
+from ni_framework.nn.layouts.dense import DensePairs
+from ni_framework.nn.layouts.packed import PackedPairs
 from ni_framework.nn.modlin import ModulatedMap, Modulation, modlin, scale_of
-from ni_framework.nn.packed import PackedPairs
 
 B, U, V, D, E, C = 2, 3, 5, 7, 4, 6
 LAYOUTS = pytest.mark.parametrize("layout", [DensePairs, PackedPairs])

@@ -16,14 +16,14 @@ from jsonschema.validators import extend
 
 from ni_framework.errors import PluginError, Problem, RecipeError
 from ni_framework.recipe import Recipe, Resolve, Script, load
-from ni_framework.recipe.extends import read_files
-from ni_framework.recipe.fields import fields_of
-from ni_framework.recipe.node import ListNode, MappingNode, Node, ScalarNode
-from ni_framework.recipe.outline import Outline
-from ni_framework.recipe.parse import Budget
-from ni_framework.recipe.problems import Problems
-from ni_framework.recipe.scripts import complete
-from ni_framework.recipe.structure import Structure
+from ni_framework.recipe.resolve.extends import read_files
+from ni_framework.recipe.resolve.schema_hints import Outline
+from ni_framework.recipe.resolve.scripts import complete
+from ni_framework.recipe.validate.fields import fields_of
+from ni_framework.recipe.validate.structure import Structure
+from ni_framework.recipe.yaml.nodes import ListNode, MappingNode, Node, ScalarNode
+from ni_framework.recipe.yaml.parser import Budget
+from ni_framework.recipe.yaml.problems import Problems
 
 
 def _is_number(_: object, value: object) -> bool:

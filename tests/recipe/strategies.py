@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ni_framework.options import Choice
 from ni_framework.recipe import Engine, Model, Optimizer, Recipe, Schedule, Script, Train
-from ni_framework.recipe.deepspeed import CommsLogger, DeepSpeed, ZeroOptimization
+from ni_framework.recipe.deepspeed.settings import CommsLogger, DeepSpeed, ZeroOptimization
 from tests.recipe.components import Empty, Everything, Kernel, Lines, Mlp, Patches, TopK
 
 counts = st.integers(1, 10**12)

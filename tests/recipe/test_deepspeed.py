@@ -8,7 +8,7 @@ import pytest
 
 from ni_framework.errors import OptionError, RecipeError
 from ni_framework.recipe import Recipe, dump, load_options, loads
-from ni_framework.recipe.deepspeed import (
+from ni_framework.recipe.deepspeed.settings import (
     Aio,
     CommsLogger,
     DeepSpeed,
@@ -19,8 +19,8 @@ from ni_framework.recipe.deepspeed import (
     ZeroOptimization,
     given,
 )
-from ni_framework.recipe.fields import Passed, fields_of
 from ni_framework.recipe.schema import Engine
+from ni_framework.recipe.validate.fields import Passed, fields_of
 from tests.recipe.components import VALID, resolve
 
 ZERO = "deepspeed.zero_optimization"

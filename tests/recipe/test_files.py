@@ -9,7 +9,7 @@ import pytest
 
 from ni_framework.errors import RecipeError
 from ni_framework.recipe import load
-from ni_framework.recipe.source import read_bytes
+from ni_framework.recipe.yaml.source import read_bytes
 from tests.recipe.components import VALID, resolve
 
 

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from ni_framework.options import Choice, component, config, option
 from ni_framework.recipe import Resolve
-from ni_framework.recipe.json_schema import json_schema
+from ni_framework.recipe.export.json_schema import json_schema
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.resolve import config_of
 from ni_framework.registry.schema import installed_schema

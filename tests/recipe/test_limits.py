@@ -10,10 +10,10 @@ import yaml
 
 from ni_framework.errors import ProblemsError, RecipeError
 from ni_framework.recipe import load, loads
-from ni_framework.recipe.parse import MAX_DEPTH, MAX_NODES
-from ni_framework.recipe.problems import LIMIT
-from ni_framework.recipe.source import MAX_BYTES, MAX_LINE
-from ni_framework.recipe.syntax import Events
+from ni_framework.recipe.yaml.events import Events
+from ni_framework.recipe.yaml.parser import MAX_DEPTH, MAX_NODES
+from ni_framework.recipe.yaml.problems import LIMIT
+from ni_framework.recipe.yaml.source import MAX_BYTES, MAX_LINE
 from tests.recipe.components import VALID, resolve
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

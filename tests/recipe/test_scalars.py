@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ni_framework.recipe.scalars import meaning
+from ni_framework.recipe.yaml.scalars import meaning
 
 TEXT = [
     "no", "yes", "on", "off", "y", "n", "1:30", "2001-01-01", "1_000", "0b11",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from ni_framework.registry.resolve import component
-from ni_framework.testing.case import Case
 from ni_framework.testing.conform import outcomes
-from ni_framework.testing.importing import watch_imports
+from ni_framework.testing.harness.case import Case
+from ni_framework.testing.sandbox.imports import watch_imports
 from ni_framework.testing.selection import selected
 
 OWN = selected("ni-framework")

@@ -9,8 +9,8 @@ import torch
 from ni_standard.codebook import Codebook
 
 from ni_framework.contracts import Answer
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.order import Order
+from ni_framework.data.sampler import Order
+from ni_framework.engines.local import LocalEngine
 from ni_framework.model.compose import build_data, build_model
 from ni_framework.nn.kernel import unit
 from tests.engine.small import small_recipe

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from ni_framework.contracts import Body
-from ni_framework.registry.one_file import forget_files, use_file
+from ni_framework.registry.file_plugins import forget_files, use_file
 from ni_framework.registry.resolve import forget
-from ni_framework.testing import two
-from ni_framework.testing.case import Case
-from ni_framework.testing.check import CHECKS, Failure, checks_of
+from ni_framework.testing.checks import checks_of
+from ni_framework.testing.checks.check import CHECKS
 from ni_framework.testing.conform import outcomes
-from ni_framework.testing.importing import import_faults, watch_imports
+from ni_framework.testing.failures import Failure
+from ni_framework.testing.harness.case import Case
+from ni_framework.testing.sandbox.imports import import_faults, watch_imports
 from ni_framework.testing.selection import case_of, selected
+from ni_framework.testing.workers import zero_pair
 from tests.testing import planted_more, planted_together  # noqa: F401  add to the list
 from tests.testing.planted import PLANTED
 from tests.testing.sound import SOUND
@@ -80,10 +82,10 @@ def test_what_other_processes_cannot_find() -> None:
 
 def test_without_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told, with the line that installs it."""
-    monkeypatch.setattr(two, "find_spec", lambda name: None)
-    two.absent.cache_clear()
+    monkeypatch.setattr(zero_pair, "find_spec", lambda name: None)
+    zero_pair.absent.cache_clear()
     outcome = checks_of("body")["together"].run(Case(SOUND[1]))
-    two.absent.cache_clear()
+    zero_pair.absent.cache_clear()
     assert (outcome.verdict, outcome.message) == (
         "excused",
         "deepspeed is not installed, with which two processes train: pip install deepspeed",

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from ni_framework.nn.packed import PackedPairs
-from ni_framework.testing.case import Case
-from ni_framework.testing.check import PARTS, Excused, Failure, check
-from ni_framework.testing.compare import same
-from ni_framework.testing.trial import Trial, call, call_with, gradients, trial, weighted
+from ni_framework.nn.layouts.packed import PackedPairs
+from ni_framework.testing.checks.check import PARTS, check
+from ni_framework.testing.failures import Excused, Failure
+from ni_framework.testing.harness.case import Case
+from ni_framework.testing.harness.compare import same
+from ni_framework.testing.harness.invocation import Trial, call, call_with, gradients, trial, weighted
 
 
 @check(

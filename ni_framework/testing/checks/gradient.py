@@ -8,11 +8,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from ni_framework.nn.dense import DensePairs
-from ni_framework.nn.packed import PackedPairs
-from ni_framework.testing.case import Case
-from ni_framework.testing.check import PARTS, Excused, Failure, check
-from ni_framework.testing.trial import Told, Trial, call, gradients, trial, weighted
+from ni_framework.nn.layouts.dense import DensePairs
+from ni_framework.nn.layouts.packed import PackedPairs
+from ni_framework.testing.checks.check import PARTS, check
+from ni_framework.testing.failures import Excused, Failure
+from ni_framework.testing.harness.case import Case
+from ni_framework.testing.harness.invocation import Told, Trial, call, gradients, trial, weighted
 
 
 @check(

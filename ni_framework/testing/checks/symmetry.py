@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ni_framework.contracts import Sizes
 from ni_framework.errors import OptionError
-from ni_framework.testing.case import BATCH, OUT, TASKS, Case
-from ni_framework.testing.check import PARTS, Excused, Failure, check
-from ni_framework.testing.compare import same, same_results
-from ni_framework.testing.trial import RESULTS, Told, Trial, at, call, trial
+from ni_framework.testing.checks.check import PARTS, check
+from ni_framework.testing.failures import Excused, Failure
+from ni_framework.testing.harness.case import BATCH, OUT, TASKS, Case
+from ni_framework.testing.harness.compare import same, same_results
+from ni_framework.testing.harness.invocation import RESULTS, Told, Trial, at, call, trial
 
 
 @check(

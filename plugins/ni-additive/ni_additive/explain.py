@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ni_additive.head import Additive
-from ni_framework.engine.checkpoint import load_checkpoint
+from ni_framework.checkpoint.load import load_checkpoint
 from ni_framework.errors import UsageError
 from ni_framework.model.compose import build_data
 from ni_framework.model.interpreter import known_tasks

@@ -11,11 +11,11 @@ from ni_additive.head import Additive
 from torch import Tensor
 from torch.nn import functional as F
 
-from ni_framework.engine.trainer import train
 from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.trace import trace
 from ni_framework.registry import load_recipe, recipe_in
+from ni_framework.training.train import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TEXT = """

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ni_framework.model.compose import build_model
-from ni_framework.nn.dense import DensePairs
-from ni_framework.nn.packed import PackedPairs
+from ni_framework.nn.layouts.dense import DensePairs
+from ni_framework.nn.layouts.packed import PackedPairs
 from ni_framework.registry import recipe_in
 
 TEXT = """

@@ -11,10 +11,10 @@ from ni_additive.__main__ import main
 from ni_additive.explain import explained
 
 from ni_framework import load_model
-from ni_framework.engine.checkpoint import load_checkpoint
-from ni_framework.engine.trainer import train
+from ni_framework.checkpoint.load import load_checkpoint
 from ni_framework.model.compose import build_data
 from ni_framework.registry import recipe_in
+from ni_framework.training.train import train
 
 TEXT = """
 ni: 1

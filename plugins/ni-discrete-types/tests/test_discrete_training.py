@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Context
-from ni_framework.engine.local import LocalEngine
-from ni_framework.engine.order import Order
-from ni_framework.engine.trainer import train
+from ni_framework.data.sampler import Order
+from ni_framework.engines.local import LocalEngine
 from ni_framework.model.compose import build_data, build_model
 from ni_framework.model.noise import KeyedNoise
 from ni_framework.recipe import Recipe
 from ni_framework.registry import load_recipe, recipe_in
+from ni_framework.training.train import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BOOKS = "scripts.0.type_inference.codebook", "scripts.0.body.codebook"

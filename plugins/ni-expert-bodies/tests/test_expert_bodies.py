@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from ni_framework import build_model, load_recipe
 from ni_framework.contracts import Body, Sizes
-from ni_framework.engine.trainer import train
 from ni_framework.errors import OptionError, RecipeError
-from ni_framework.nn.dense import DensePairs
-from ni_framework.nn.packed import PackedPairs
+from ni_framework.nn.layouts.dense import DensePairs
+from ni_framework.nn.layouts.packed import PackedPairs
 from ni_framework.options import Choice
 from ni_framework.recipe import Recipe
 from ni_framework.testing import conformance
+from ni_framework.training.train import train
 
 B, U, D, C = 3, 4, 6, 5
 GRID = 2, 3

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ni_framework import build_model, load_recipe
-from ni_framework.engine.trainer import train
 from ni_framework.errors import RecipeError
-from ni_framework.model.figures import routing_figures
 from ni_framework.model.interpreter import Interpreter
+from ni_framework.model.routing_metrics import routing_figures
 from ni_framework.model.trace import trace
+from ni_framework.training.train import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMALL = ("model.width=12", "model.body.heads=2", "model.body.key=3", "model.input.patch=4", "model.code=5")

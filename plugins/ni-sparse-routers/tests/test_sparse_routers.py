@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ni_framework import build_model, load_recipe
 from ni_framework.contracts import Answer, Context, Sizes
-from ni_framework.engine.trainer import train
 from ni_framework.errors import RecipeError
 from ni_framework.model.noise import KeyedNoise
 from ni_framework.nn.kernel import unit
 from ni_framework.nn.random import keys
 from ni_framework.recipe import Recipe
 from ni_framework.testing import conformance
+from ni_framework.training.train import train
 
 B, U, V, T = 3, 5, 7, 6
 SIZES = Sizes(width=8, functions=U, code=4, type=T, grid=None)

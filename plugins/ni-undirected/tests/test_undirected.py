@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ni_framework.contracts import Sizes
-from ni_framework.nn.dense import DensePairs
-from ni_framework.nn.packed import PackedPairs
+from ni_framework.nn.layouts.dense import DensePairs
+from ni_framework.nn.layouts.packed import PackedPairs
 
 B, U, V, D, C, H, K, X = 2, 3, 5, 6, 4, 2, 7, 8  # X hidden units
 FEEDBACK = 0.7

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ni_framework import build_model, load_recipe
-from ni_framework.engine.trainer import train
 from ni_framework.errors import RecipeError
+from ni_framework.training.train import train
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "undirected_digits.yaml"
 SMALL = ("model.width=12", "model.body.heads=2", "model.body.key=3", "model.input.patch=4", "model.code=5")

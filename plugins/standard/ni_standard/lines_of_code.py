@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ni_framework.contracts import Body, Build, Choice, Pairs, Sizes
 from ni_framework.errors import OptionError
-from ni_framework.nn.modattention import AttentionMaps, mod_attention
-from ni_framework.nn.modmlp import rest_of_line
+from ni_framework.nn.mod_attention import AttentionMaps, mod_attention
+from ni_framework.nn.mod_mlp import rest_of_line
 from ni_framework.nn.relative_positions import RelativePositions
 from ni_framework.options import component, config, option
 from ni_standard.linear import ModLin

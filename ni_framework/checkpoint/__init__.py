@@ -1,0 +1,1 @@
+"""Checkpoints and run folders: written, read, resumed from and verified."""

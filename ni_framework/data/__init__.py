@@ -1,0 +1,1 @@
+"""Batches: which samples a step sees, and how they are loaded."""

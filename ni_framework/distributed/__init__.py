@@ -1,0 +1,1 @@
+"""Several processes of one run: started, connected, watched and ended together."""

@@ -1,1 +1,0 @@
-"""Training with DeepSpeed ZeRO; nothing outside imports deepspeed."""

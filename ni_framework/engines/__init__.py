@@ -1,0 +1,1 @@
+"""Engines carry out training steps: the local one in plain PyTorch, and `deepspeed`."""

@@ -1,0 +1,1 @@
+"""The engine that trains with DeepSpeed ZeRO. Nothing outside this package imports deepspeed."""

@@ -1,0 +1,1 @@
+"""Trained models with more capacity, or less, and functions that move between models."""

@@ -1,0 +1,1 @@
+"""What conformance checks are run on: a component, a call of it, a small model around it."""

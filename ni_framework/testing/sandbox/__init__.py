@@ -1,0 +1,1 @@
+"""What a plugin's import and calls do beside their result: prints, files, random generators."""

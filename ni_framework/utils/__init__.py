@@ -1,0 +1,1 @@
+"""Files, JSON and memory: what no other package owns."""
