@@ -10,8 +10,7 @@ ALONE = (
     "tests/cli/test_errors.py",
     "tests/cli/test_processes.py",
     "tests/distributed/",
-    "tests/engine/test_processes",
-    "tests/faults/",
+    "tests/fault_injection/",
 )
 
 

@@ -17,7 +17,7 @@ from attrs import asdict, field, frozen, validators
 
 from ni_framework.errors import CheckpointError
 from ni_framework.utils.atomic_files import digest, open_plain
-from ni_framework.utils.json import finite
+from ni_framework.utils.nonfinite_json import finite
 
 FORMAT = 3
 READ = (2, FORMAT)  # 2: before several processes could write one checkpoint; otherwise the same

@@ -11,7 +11,7 @@ import click
 
 from ni_framework._version import __version__
 from ni_framework.cli.output import fail
-from ni_framework.cli.plugins import with_plugin_options
+from ni_framework.cli.plugin_options import with_plugin_options
 from ni_framework.errors import NIError
 
 VERBS = {

@@ -54,7 +54,7 @@ def _parts(found: Difference) -> Iterator[str | Grid]:
 
 def _changes(title: str, changes: Sequence[Change]) -> Iterator[str | Grid]:
     from ni_framework.cli.tables import Grid
-    from ni_framework.recipe.yaml.wording import printable, shortened
+    from ni_framework.recipe.parsing.wording import printable, shortened
 
     def cell(value: Any, absent: bool) -> str:
         return "absent" if absent else "null" if value is None else printable(shortened(str(value)))
@@ -70,7 +70,7 @@ def _changes(title: str, changes: Sequence[Change]) -> Iterator[str | Grid]:
 
 def _parameters(changes: Sequence[ParameterChange], equal: int) -> Iterator[str | Grid]:
     from ni_framework.cli.tables import Grid
-    from ni_framework.recipe.yaml.wording import printable, shortened
+    from ni_framework.recipe.parsing.wording import printable, shortened
 
     yield f"\nparameters: {len(changes):,} tensors differ, {equal:,} are equal"
     if not changes:

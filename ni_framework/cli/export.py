@@ -26,7 +26,7 @@ def command(
     """
     if (functions is None) == (delta is None):
         raise UsageError("say what to export: --functions or --delta, one of them")
-    from ni_framework.checkpoint.loaded import Whole
+    from ni_framework.checkpoint.loaded_checkpoint import Whole
     from ni_framework.growth.export import delta_of, functions_of, write_parcel
     from ni_framework.growth.plan import functions_named
 

@@ -138,7 +138,7 @@ def _apart(distance: float) -> str:
 def _of_lock(lock: dict[str, Any]) -> Iterator[Grid]:
     from ni_framework.checkpoint.lockfile import locked
     from ni_framework.cli.tables import Grid
-    from ni_framework.recipe.yaml.wording import printable
+    from ni_framework.recipe.parsing.wording import printable
 
     versions = [(name, printable(str(lock.get(name)))) for name in ("framework", "torch", "deepspeed", "python")]
     yield Grid(("what", "version"), versions, names=2)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ni_framework.errors import Mark, ProblemsError
-from ni_framework.utils.json import finite
+from ni_framework.utils.nonfinite_json import finite
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")

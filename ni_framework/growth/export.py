@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ni_framework.checkpoint.loaded import Whole
+from ni_framework.checkpoint.loaded_checkpoint import Whole
 from ni_framework.errors import CheckpointError, UsageError
 from ni_framework.growth.transplant import Function, outline_of
 from ni_framework.recipe import dump, plain_values

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ni_framework.checkpoint.golden_check import changes, words
 from ni_framework.checkpoint.load import restored
-from ni_framework.checkpoint.loaded import Whole
+from ni_framework.checkpoint.loaded_checkpoint import Whole
 from ni_framework.checkpoint.lockfile import locked
 from ni_framework.checkpoint.manifest import read_manifest
 from ni_framework.errors import CheckpointError, RunError, UsageError
@@ -19,8 +19,17 @@ from ni_framework.evaluation.evaluate import evaluate
 from ni_framework.evaluation.function_usage import used
 from ni_framework.growth import plan as growing
 from ni_framework.growth.export import Delta, Functions, functions_of, read_parcel, weights_of
+from ni_framework.growth.grown_checkpoint import (
+    Init,
+    Tensors,
+    arranged,
+    brought,
+    forgotten,
+    grown_tensors,
+    save_grown,
+    settled,
+)
 from ni_framework.growth.plan import Growth
-from ni_framework.growth.state import Init, Tensors, arranged, brought, forgotten, grown_tensors, save_grown, settled
 from ni_framework.growth.transplant import Function, Outline, outline_of
 from ni_framework.model.compose import build_data, meta_model
 from ni_framework.options import Choice

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from ni_framework.options import Choice
+from ni_framework.recipe.parsing.scalars import meaning
 from ni_framework.recipe.schema import Recipe
 from ni_framework.recipe.validate.fields import Passed, fields_of
-from ni_framework.recipe.yaml.scalars import meaning
 
 _WIDTH = 100
 _LONGEST = 1000  # far below the longest line that is read

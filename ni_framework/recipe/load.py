@@ -10,6 +10,11 @@ from typing import Any
 import attrs
 
 from ni_framework.errors import Mark, Problem, RecipeError
+from ni_framework.recipe.parsing.nodes import MappingNode
+from ni_framework.recipe.parsing.parser import Budget
+from ni_framework.recipe.parsing.problems import Problems
+from ni_framework.recipe.parsing.source import from_text
+from ni_framework.recipe.parsing.wording import printable
 from ni_framework.recipe.resolve.extends import read_files, read_tree
 from ni_framework.recipe.resolve.merge import merge
 from ni_framework.recipe.resolve.overrides import read_overrides
@@ -18,11 +23,6 @@ from ni_framework.recipe.resolve.scripts import complete
 from ni_framework.recipe.schema import Recipe
 from ni_framework.recipe.validate.fields import Resolve, Unmet, fields_of
 from ni_framework.recipe.validate.structure import Structure
-from ni_framework.recipe.yaml.nodes import MappingNode
-from ni_framework.recipe.yaml.parser import Budget
-from ni_framework.recipe.yaml.problems import Problems
-from ni_framework.recipe.yaml.source import from_text
-from ni_framework.recipe.yaml.wording import printable
 
 
 def _met(_: str) -> None:

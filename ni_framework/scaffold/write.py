@@ -21,8 +21,8 @@ from ni_framework.errors import UsageError
 from ni_framework.options import KINDS
 from ni_framework.recipe import dump_values
 from ni_framework.recipe.export.starter import SET
+from ni_framework.recipe.parsing.wording import printable
 from ni_framework.recipe.validate.fields import examples_of
-from ni_framework.recipe.yaml.wording import printable
 from ni_framework.registry import installed
 from ni_framework.registry.catalog import WORDS
 from ni_framework.registry.discover import ONE_FILE, OWN

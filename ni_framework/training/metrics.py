@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ni_framework.contracts import hookimpl
 from ni_framework.utils.atomic_files import replace_file
-from ni_framework.utils.json import finite
+from ni_framework.utils.nonfinite_json import finite
 
 
 class MetricsFile:

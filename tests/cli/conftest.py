@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from ni_framework.cli import main
-from tests.engine.small import TEXT
+from tests.helpers.small_recipe import TEXT
 
 
 class Result(NamedTuple):

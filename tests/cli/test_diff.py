@@ -19,7 +19,7 @@ from ni_framework.evaluation.function_usage import Chosen
 from ni_framework.model.compose import build_data
 from ni_framework.training.train import train
 from tests.cli.conftest import Ni
-from tests.engine.small import rewritten, save_small, small_recipe
+from tests.helpers.small_recipe import rewritten, save_small, small_recipe
 
 SIGNATURE, CODE = "scripts.0.embedding.signature", "scripts.0.embedding.code"
 TENSORS = 36  # of the small model

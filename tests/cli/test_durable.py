@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save
 
 from tests.cli.conftest import Ni
-from tests.engine.small import rewritten
-from tests.faults.running import Runner, Signal
+from tests.helpers.ni_runner import Runner, Signal
+from tests.helpers.small_recipe import rewritten
 
 
 def test_verify(ni: Ni, small: Path) -> None:

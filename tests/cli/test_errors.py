@@ -171,7 +171,7 @@ def test_data_absent_is_a_failed_run(ni: Ni, small: Path, monkeypatch: pytest.Mo
     def absent(self: object) -> None:
         raise RunError("data: digits.npz is expected in data/; put it there")
 
-    monkeypatch.setattr("ni_standard.digits.Digits.open", absent)
+    monkeypatch.setattr("ni_standard.data.digits.Digits.open", absent)
     done = ni("train", "small.yaml", "--output", "run")
     assert (done.code, done.err) == (1, "error: data: digits.npz is expected in data/; put it there\n")
     assert not (small / "run").exists()

@@ -10,10 +10,10 @@ from attrs import evolve
 
 from ni_framework.growth.export import Delta, Functions, read_parcel, write_parcel
 from ni_framework.training.train import train
+from tests.checkpoint.test_golden_check import Swirl, swirl  # noqa: F401  a fixture
 from tests.cli.conftest import Ni
-from tests.contract.installing import Install, install  # noqa: F401  a fixture
-from tests.engine.small import small_recipe
-from tests.engine.test_proof import Swirl, swirl  # noqa: F401  a fixture
+from tests.helpers.distributions import Install, install  # noqa: F401  a fixture
+from tests.helpers.small_recipe import small_recipe
 
 NOTHING = "nothing to do; say what: --add, --remove, --tasks, --iterations, --merge or --import"
 NAMES = "script 0 has the functions f0 to f2; name some of these"

@@ -17,7 +17,7 @@ from ni_framework.checkpoint.run_dir import find_checkpoint
 from ni_framework.cli.inspect import FEW, shown_of
 from ni_framework.training.train import train
 from tests.cli.conftest import Ni
-from tests.engine.small import rewritten, save_small, small_recipe
+from tests.helpers.small_recipe import rewritten, save_small, small_recipe
 
 ABSENT = "data={use: image_folder, root: photos, classes: 10, image: [1, 8, 8]}"
 E = torch.eye(4)  # directions in type space

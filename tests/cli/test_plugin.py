@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.conftest import Ni
-from tests.contract.installing import Install, install  # noqa: F401  a fixture
+from tests.helpers.distributions import Install, install  # noqa: F401  a fixture
 
 SOURCE = '''
 from torch import Tensor, nn

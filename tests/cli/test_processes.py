@@ -14,7 +14,7 @@ from ni_framework.distributed import launcher
 from ni_framework.distributed.exit_report import Verdict
 from ni_framework.registry.file_plugins import forget_files
 from tests.cli.conftest import Ni
-from tests.engine.small import save_small, small_recipe
+from tests.helpers.small_recipe import save_small, small_recipe
 
 ZERO = "engine.use=zero"
 

@@ -12,7 +12,7 @@ import pytest
 
 from ni_framework.cli.tensorboard import TensorBoard
 from tests.cli.conftest import Ni
-from tests.engine.small import small_recipe
+from tests.helpers.small_recipe import small_recipe
 
 
 def read(folder: Path) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from ni_framework.testing.workers.pool import Processes
 
-WATCHING = "tests.distributed.watching"
+WATCHING = "tests.helpers.rank_functions.communication"
 ITERATIONS = [1, 2, 4, 8]
 
 

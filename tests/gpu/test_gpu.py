@@ -20,7 +20,7 @@ from ni_framework import build_model, load_model, load_recipe
 from ni_framework.analysis.bench import random_batch
 from ni_framework.data.batch import to
 from ni_framework.engines.local import LocalEngine
-from tests.engine.small import TEXT
+from tests.helpers.small_recipe import TEXT
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="there is no GPU here, or NI_GPU=1 does not ask for it"

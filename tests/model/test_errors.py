@@ -9,14 +9,13 @@ from unittest import mock
 import pytest
 import torch
 from ni_standard.inputs import Patches
-from ni_standard.kernels import Kernel
+from ni_standard.routers.kernels import Kernel
 
 from ni_framework.errors import NIError, PluginError, RecipeError, UsageError
 from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Interpreter
-from tests.snapshots import expected_errors
-
-from .building import TASKS, TINY, build, recipe_of, tiny_inputs, tiny_of
+from tests.helpers.error_texts import expected_errors
+from tests.helpers.models import TASKS, TINY, build, recipe_of, tiny_inputs, tiny_of
 
 Case = tuple[type[NIError], Callable[[], object]]
 

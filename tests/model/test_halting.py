@@ -14,7 +14,7 @@ from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.routing_metrics import routing_figures
 from ni_framework.model.script import Passage, Script
 from ni_framework.model.trace import trace
-from tests.model.building import gradients, inputs_of, model_of, script_of, tiny_inputs, tiny_of, weighted_sum
+from tests.helpers.models import gradients, inputs_of, model_of, script_of, tiny_inputs, tiny_of, weighted_sum
 
 SHARE = torch.tensor([0.5, 0.25, 1.0, 0.0], dtype=torch.float64)  # of what is left, by element modulo 4
 

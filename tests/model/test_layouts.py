@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .building import FixedRouter, assert_equal_gradients, script_of, tiny_of
+from tests.helpers.models import FixedRouter, assert_equal_gradients, script_of, tiny_of
 
 B, U, V, D = 3, 4, 7, 8
 EXAMPLES = settings(

@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .building import assert_equal_gradients, gradients, script_of, tiny_inputs, tiny_of, weighted_sum
+from tests.helpers.models import assert_equal_gradients, gradients, script_of, tiny_inputs, tiny_of, weighted_sum
 
 MASKS = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=2, max_size=2)
 EXAMPLES = settings(

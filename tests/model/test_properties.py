@@ -8,18 +8,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ni_framework.model.trace import trace
-
-from .building import TINY as TINY_TEXT
-from .building import (
-    FixedRouter,
-    build,
-    gradients,
-    recipe_of,
-    script_of,
-    tiny_inputs,
-    tiny_of,
-    weighted_sum,
-)
+from tests.helpers.models import TINY as TINY_TEXT
+from tests.helpers.models import FixedRouter, build, gradients, recipe_of, script_of, tiny_inputs, tiny_of, weighted_sum
 
 EXAMPLES = settings(
     derandomize=True, max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate]

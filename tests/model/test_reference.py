@@ -13,9 +13,8 @@ from ni_framework.model import compose
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.trace import trace
 from ni_framework.recipe import Recipe
-
-from . import reference
-from .building import (
+from tests.helpers import reference_model
+from tests.helpers.models import (
     BATCH,
     TASKS,
     TINY,
@@ -107,9 +106,9 @@ def state_of(model: Interpreter) -> dict[str, Tensor]:
 
 def assert_equal(
     recipe: Recipe, model: Interpreter, inputs: Tensor, tasks: dict[str, int], mask: Tensor | None = None
-) -> reference.Answer:
+) -> reference_model.Answer:
     """Logits, compatibilities, outputs and all gradients agree with the reference, which is returned."""
-    expected = reference.run(recipe, state_of(model), inputs, tasks, mask)
+    expected = reference_model.run(recipe, state_of(model), inputs, tasks, mask)
     expected_gradients = gradients(model, weighted_sum(expected.logits))
     found = trace(model, inputs, mask)
     copies = len(tasks) - 1 if recipe.model.head.options.shared_cls else 0

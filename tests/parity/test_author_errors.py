@@ -15,7 +15,7 @@ from ni_framework.author.line import Line
 from ni_framework.author.network import AuthorModel
 from ni_framework.author.state import fill
 from ni_framework.errors import CheckpointError, UsageError
-from tests.parity.author_state import ABSENT, SMALL, changed, state_of
+from tests.helpers.author_state import ABSENT, SMALL, changed, state_of
 
 POD = "program_kwargs.script_kwargs.function_pod_kwargs"
 LINE = f"{POD}.loc_pod_kwargs"

@@ -11,8 +11,8 @@ import ni_framework
 from ni_framework.author import kwargs as given
 from ni_framework.author import load_author_model
 from ni_framework.author.routing import Kernel
-from tests.parity.author_plain import plain
-from tests.parity.author_state import ABSENT, SMALL, changed, state_of
+from tests.helpers.author_reference import plain
+from tests.helpers.author_state import ABSENT, SMALL, changed, state_of
 
 CASES: dict[str, dict[str, Any]] = {
     "small": {},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ni_framework import build_model, load_author_model, load_recipe, trace
-from tests.parity.author_state import SMALL, changed, state_of
+from tests.helpers.author_state import SMALL, changed, state_of
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "paper" / "digits.yaml"
 PRESET: dict[str, Any] = changed(

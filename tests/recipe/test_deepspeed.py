@@ -21,7 +21,7 @@ from ni_framework.recipe.deepspeed.settings import (
 )
 from ni_framework.recipe.schema import Engine
 from ni_framework.recipe.validate.fields import Passed, fields_of
-from tests.recipe.components import VALID, resolve
+from tests.helpers.recipe_components import VALID, resolve
 
 ZERO = "deepspeed.zero_optimization"
 

@@ -9,7 +9,7 @@ import pytest
 
 from ni_framework.options import Choice
 from ni_framework.recipe import Recipe, dump, load, loads
-from tests.recipe.components import VALID, Empty, Everything, resolve
+from tests.helpers.recipe_components import VALID, Empty, Everything, resolve
 
 
 def valid() -> Recipe:

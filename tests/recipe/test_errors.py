@@ -9,9 +9,9 @@ import pytest
 
 from ni_framework.errors import PluginError, RecipeError
 from ni_framework.recipe import load
-from tests.recipe.cases import CASES
-from tests.recipe.components import VALID, resolve
-from tests.snapshots import expected_errors
+from tests.helpers.error_texts import expected_errors
+from tests.helpers.recipe_components import VALID, resolve
+from tests.helpers.recipe_error_cases import CASES
 
 
 def report(name: str, folder: Path) -> str:

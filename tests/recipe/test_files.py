@@ -9,8 +9,8 @@ import pytest
 
 from ni_framework.errors import RecipeError
 from ni_framework.recipe import load
-from ni_framework.recipe.yaml.source import read_bytes
-from tests.recipe.components import VALID, resolve
+from ni_framework.recipe.parsing.source import read_bytes
+from tests.helpers.recipe_components import VALID, resolve
 
 
 def report(path: str) -> str:

@@ -19,9 +19,9 @@ from ni_framework.recipe.export.json_schema import json_schema
 from ni_framework.registry.catalog import installed
 from ni_framework.registry.resolve import config_of
 from ni_framework.registry.schema import installed_schema
-from tests.recipe.components import CONFIGS, VALID, resolve
-from tests.recipe.judging import Case, Validator, disagreement, judge
-from tests.recipe.mutating import mutated
+from tests.helpers.recipe_components import CONFIGS, VALID, resolve
+from tests.helpers.recipe_mutations import mutated
+from tests.helpers.schema_agreement import Case, Validator, disagreement, judge
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(RECIPES.rglob("*.yaml"))

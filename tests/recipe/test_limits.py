@@ -10,11 +10,11 @@ import yaml
 
 from ni_framework.errors import ProblemsError, RecipeError
 from ni_framework.recipe import load, loads
-from ni_framework.recipe.yaml.events import Events
-from ni_framework.recipe.yaml.parser import MAX_DEPTH, MAX_NODES
-from ni_framework.recipe.yaml.problems import LIMIT
-from ni_framework.recipe.yaml.source import MAX_BYTES, MAX_LINE
-from tests.recipe.components import VALID, resolve
+from ni_framework.recipe.parsing.events import Events
+from ni_framework.recipe.parsing.parser import MAX_DEPTH, MAX_NODES
+from ni_framework.recipe.parsing.problems import LIMIT
+from ni_framework.recipe.parsing.source import MAX_BYTES, MAX_LINE
+from tests.helpers.recipe_components import VALID, resolve
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + last] * 9)}]\n" for last, name in zip("abcdefgh", "bcdefghi", strict=True)

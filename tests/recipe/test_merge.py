@@ -9,7 +9,7 @@ import pytest
 from ni_framework.errors import RecipeError
 from ni_framework.options import Choice
 from ni_framework.recipe import Recipe, load, loads
-from tests.recipe.components import VALID, Kernel, Lines, Mlp, TopK, resolve
+from tests.helpers.recipe_components import VALID, Kernel, Lines, Mlp, TopK, resolve
 
 
 def write(folder: Path, **texts: str) -> Path:

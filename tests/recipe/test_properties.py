@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ni_framework.errors import PluginError, ProblemsError, RecipeError
 from ni_framework.recipe import Recipe, dump, load, loads
-from tests.recipe.components import VALID, resolve
-from tests.recipe.strategies import recipes
+from tests.helpers.recipe_components import VALID, resolve
+from tests.helpers.recipe_strategies import recipes
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 written = recipes.map(dump)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from ni_standard.digits import Digits
-from ni_standard.heads import Classify
+from ni_standard.data.digits import Digits
+from ni_standard.heads.classify import Classify
 
 from ni_framework.contracts import Choice
 from ni_framework.nn.random import keys

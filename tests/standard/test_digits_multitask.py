@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ni_standard.digits import digit_parts
-from ni_standard.digits_multitask import DEVIATION, MEAN, SIDE, TASKS, DigitsMultitask, DigitsMultitaskSplit
+from ni_standard.data.digits import digit_parts
+from ni_standard.data.digits_multitask import DEVIATION, MEAN, SIDE, TASKS, DigitsMultitask, DigitsMultitaskSplit
 
 from ni_framework.contracts import Batch, Choice
 from ni_framework.nn.random import keys

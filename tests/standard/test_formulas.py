@@ -7,9 +7,9 @@ from itertools import combinations
 
 import pytest
 import torch
-from ni_standard.formulas import Formulas, FormulasSplit, Tree, formulas, shares, standard_points, variables
-from ni_standard.heads import Classify
-from ni_standard.regress import Regress
+from ni_standard.data.formulas import Formulas, FormulasSplit, Tree, formulas, shares, standard_points, variables
+from ni_standard.heads.classify import Classify
+from ni_standard.heads.regress import Regress
 
 from ni_framework.contracts import Choice
 from ni_framework.errors import OptionError, RunError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .routing import U, compatibility, context, router_of, types_and_signatures
+from tests.helpers.routers import U, compatibility, context, router_of, types_and_signatures
 
 KEEP = 0.6
 INNER = "inner: {use: kernel, truncation: 2}"

@@ -6,8 +6,8 @@ import re
 
 import pytest
 import torch
-from ni_standard.digits import DigitsSplit
-from ni_standard.glyphs import ALPHABETS, TESTED, Glyphs, drawn_letters, letter_of, letters, numbers
+from ni_standard.data.digits import DigitsSplit
+from ni_standard.data.glyphs import ALPHABETS, TESTED, Glyphs, drawn_letters, letter_of, letters, numbers
 
 from ni_framework.contracts import Choice
 from ni_framework.errors import RecipeError

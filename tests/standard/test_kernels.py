@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .routing import B, U, V, compatibility, context, router_of, types_and_signatures
+from tests.helpers.routers import B, U, V, compatibility, context, router_of, types_and_signatures
 
 OPTIONS = "truncation: 0.6, bandwidth: 1"
 

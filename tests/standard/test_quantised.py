@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from ni_standard.codebook import Codebook
+from ni_standard.routers.codebook import Codebook
 
 from ni_framework.contracts import Answer
 from ni_framework.data.sampler import Order
 from ni_framework.engines.local import LocalEngine
 from ni_framework.model.compose import build_data, build_model
 from ni_framework.nn.kernel import unit
-from tests.engine.small import small_recipe
-
-from .routing import T, U, V, context, router_of, types_and_signatures
+from tests.helpers.routers import T, U, V, context, router_of, types_and_signatures
+from tests.helpers.small_recipe import small_recipe
 
 
 def codebook(size: int = 5, decay: float = 0.9) -> Codebook:

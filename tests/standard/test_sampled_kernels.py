@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .routing import B, U, V, compatibility, context, router_of, types_and_signatures
+from tests.helpers.routers import B, U, V, compatibility, context, router_of, types_and_signatures
 
 KERNEL = router_of("{use: kernel, truncation: 0.6, bandwidth: 1}")
 DRAWS = 4000

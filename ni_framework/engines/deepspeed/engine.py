@@ -22,7 +22,7 @@ from ni_framework.engines.deepspeed.comm_monitor import watch
 from ni_framework.engines.deepspeed.config import check_device, settings_of
 from ni_framework.engines.deepspeed.grad_order import InOrder
 from ni_framework.engines.deepspeed.nvme import check_async_io, folder_for
-from ni_framework.engines.deepspeed.setup import (
+from ni_framework.engines.deepspeed.sharded_build import (
     BuildModel,
     check_apart,
     device_of,

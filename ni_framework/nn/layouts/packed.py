@@ -16,7 +16,7 @@ from ni_framework.nn.cpu.permute_rows import permuted
 from ni_framework.nn.modlin import Modulation, lowered, modlin
 
 # Open fraction below which open pairs alone are faster than all: measured on two CPU cores with `ni bench` and
-# tests/figures/speed.py, for models of 80 and 192 features, 3 to 16 functions and batches of 1 to 32. Not measured elsewhere,
+# tests/benchmarks/speed.py, for models of 80 and 192 features, 3 to 16 functions and batches of 1 to 32. Not measured elsewhere,
 # where a packed iteration has to promise more.
 BREAK_EVEN = {"cpu": 0.75}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from ni_framework.errors import OptionError
 from ni_framework.recipe.deepspeed.settings import DeepSpeed, ZeroOptimization
-from ni_framework.recipe.yaml.wording import either
+from ni_framework.recipe.parsing.wording import either
 
 _DIVIDED = (1, 2, 3)
 _FLAT = (1, 2)

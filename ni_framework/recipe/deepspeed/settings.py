@@ -1,7 +1,7 @@
 """`engine.deepspeed`: those of DeepSpeed's own settings that a recipe may pass on, under DeepSpeed's own names.
 
 A key that is not given is left to DeepSpeed. What it refuses stands in `deepspeed_refused.py`, what does not suit the
-stage or another key in `rules.py`; `tests/engine/test_deepspeed_keys.py` compares all with DeepSpeed itself.
+stage or another key in `rules.py`; `tests/recipe/test_deepspeed_keys.py` compares all with DeepSpeed itself.
 """
 
 from __future__ import annotations

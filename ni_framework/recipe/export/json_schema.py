@@ -14,9 +14,9 @@ import attrs
 
 from ni_framework.options import Choice
 from ni_framework.recipe.dump import plain_values
+from ni_framework.recipe.parsing.parser import MAX_KEY
 from ni_framework.recipe.schema import Recipe, Script
 from ni_framework.recipe.validate.fields import Field, fields_of, is_config, is_free, is_plain, members
-from ni_framework.recipe.yaml.parser import MAX_KEY
 
 Components = Mapping[str, Mapping[str, tuple[type, str]]]
 """Kind -> name -> the component's `Config`, and what it is in a sentence."""

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 
 from ni_framework.recipe.dump import flow, plain_values
+from ni_framework.recipe.parsing.wording import printable
 from ni_framework.recipe.schema import Recipe
 from ni_framework.recipe.validate.fields import Field, fields_of, is_config, members
-from ni_framework.recipe.yaml.wording import printable
 
 HEAD = """\
 # A Neural Interpreter on real hand-written digits: a minute or two on two CPU cores, about 98 % of the held-out digits.

@@ -6,13 +6,13 @@ import os
 from pathlib import PurePath, PureWindowsPath
 
 from ni_framework.errors import Mark, Problem, RecipeError
+from ni_framework.recipe.parsing.nodes import BrokenNode, MappingNode, Node, ScalarNode
+from ni_framework.recipe.parsing.parser import Budget, parse
+from ni_framework.recipe.parsing.problems import Problems
+from ni_framework.recipe.parsing.source import Source, decode, from_text, read_bytes
+from ni_framework.recipe.parsing.wording import printable, quoted, shown
 from ni_framework.recipe.resolve.merge import merge
 from ni_framework.recipe.resolve.schema_hints import Outline
-from ni_framework.recipe.yaml.nodes import BrokenNode, MappingNode, Node, ScalarNode
-from ni_framework.recipe.yaml.parser import Budget, parse
-from ni_framework.recipe.yaml.problems import Problems
-from ni_framework.recipe.yaml.source import Source, decode, from_text, read_bytes
-from ni_framework.recipe.yaml.wording import printable, quoted, shown
 
 MAX_CHAIN = 16
 

@@ -6,8 +6,7 @@ the old one go with it. A bare name stands for `{use: name}`, as it does everywh
 
 from __future__ import annotations
 
-from ni_framework.recipe.resolve.schema_hints import UNKNOWN, Outline
-from ni_framework.recipe.yaml.nodes import (
+from ni_framework.recipe.parsing.nodes import (
     BrokenNode,
     Entry,
     ListNode,
@@ -17,8 +16,9 @@ from ni_framework.recipe.yaml.nodes import (
     explicit_use,
     join,
 )
-from ni_framework.recipe.yaml.problems import Problems
-from ni_framework.recipe.yaml.wording import shown
+from ni_framework.recipe.parsing.problems import Problems
+from ni_framework.recipe.parsing.wording import shown
+from ni_framework.recipe.resolve.schema_hints import UNKNOWN, Outline
 
 
 def merge(base: Node, over: Node, problems: Problems, outline: Outline = UNKNOWN, path: str = "") -> Node:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ni_framework.errors import Mark, Problem, RecipeError
+from ni_framework.recipe.parsing.nodes import Entry, MappingNode, Node
+from ni_framework.recipe.parsing.parser import MAX_DEPTH, Budget, parse
+from ni_framework.recipe.parsing.problems import Problems
+from ni_framework.recipe.parsing.source import Source, from_override
 from ni_framework.recipe.resolve.merge import merge
-from ni_framework.recipe.yaml.nodes import Entry, MappingNode, Node
-from ni_framework.recipe.yaml.parser import MAX_DEPTH, Budget, parse
-from ni_framework.recipe.yaml.problems import Problems
-from ni_framework.recipe.yaml.source import Source, from_override
 
 _FIXED = {
     "extends": "write it in the recipe: it decides what there is to override",

@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 
 from ni_framework.options import Choice
+from ni_framework.recipe.parsing.nodes import MappingNode, ScalarNode, explicit_use
 from ni_framework.recipe.validate.fields import Field, Resolve, fields_of, is_choice, is_config, members
-from ni_framework.recipe.yaml.nodes import MappingNode, ScalarNode, explicit_use
 
 
 @attrs.frozen

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ni_framework.recipe.parsing.nodes import BrokenNode, Entry, ListNode, MappingNode, Node, join, size
+from ni_framework.recipe.parsing.parser import MAX_NODES
+from ni_framework.recipe.parsing.problems import Problems
 from ni_framework.recipe.resolve.merge import merge
 from ni_framework.recipe.resolve.schema_hints import Outline
 from ni_framework.recipe.schema import Model, Script
 from ni_framework.recipe.validate.fields import Resolve, fields_of
-from ni_framework.recipe.yaml.nodes import BrokenNode, Entry, ListNode, MappingNode, Node, join, size
-from ni_framework.recipe.yaml.parser import MAX_NODES
-from ni_framework.recipe.yaml.problems import Problems
 
 PATH = "model.scripts"
 

@@ -15,6 +15,10 @@ import attrs
 
 from ni_framework.errors import Mark, NIError, OptionError, PluginError, RecipeError
 from ni_framework.options import Choice, violation
+from ni_framework.recipe.parsing.nodes import BrokenNode, Entry, ListNode, MappingNode, Node, ScalarNode, join
+from ni_framework.recipe.parsing.parser import MAX_DEPTH
+from ni_framework.recipe.parsing.problems import Problems
+from ni_framework.recipe.parsing.wording import closest, listed, printable, quoted, said, shown
 from ni_framework.recipe.validate.fields import (
     Field,
     Refusal,
@@ -27,11 +31,7 @@ from ni_framework.recipe.validate.fields import (
     members,
     refusals_of,
 )
-from ni_framework.recipe.validate.scalars import BROKEN, advice, expected, plain
-from ni_framework.recipe.yaml.nodes import BrokenNode, Entry, ListNode, MappingNode, Node, ScalarNode, join
-from ni_framework.recipe.yaml.parser import MAX_DEPTH
-from ni_framework.recipe.yaml.problems import Problems
-from ni_framework.recipe.yaml.wording import closest, listed, printable, quoted, said, shown
+from ni_framework.recipe.validate.scalar_types import BROKEN, advice, expected, plain
 
 if TYPE_CHECKING:
     from ni_framework.recipe.validate.structure import Structure

@@ -21,7 +21,7 @@ from ni_framework.distributed.communicator import lost
 from ni_framework.distributed.rendezvous import join
 from ni_framework.engines.base import Engine
 from ni_framework.engines.deepspeed.engine import ZeroEngine
-from ni_framework.engines.deepspeed.setup import import_deepspeed
+from ni_framework.engines.deepspeed.sharded_build import import_deepspeed
 from ni_framework.engines.local import LocalEngine
 from ni_framework.registry import file_plugins
 from ni_framework.registry.discover import ONE_FILE

@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.samples < 1:
         parser.error(f"--samples: must be at least 1, not {given.samples}")
+    from ni_additive.contributions_figure import picture
     from ni_additive.explain import explained  # imports torch: only once the arguments make sense
-    from ni_additive.picture import picture
 
     try:
         content = picture(explained(given.run, given.samples, given.task))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ni_additive.apart import Apart
 from ni_additive.head import Additive
+from ni_additive.no_attention import Apart
 
 from ni_framework.testing import conformance
 

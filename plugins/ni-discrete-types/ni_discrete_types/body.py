@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ni_discrete_types.around import AroundCodebook, CodebookOptions
+from ni_discrete_types.wrappers import AroundCodebook, CodebookOptions
 from ni_framework.contracts import Answer, Body, Build, Choice, Pairs, Sizes
 from ni_framework.nn.straight_through import straight_through
 from ni_framework.options import component, config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ni_discrete_types.around import AroundCodebook, CodebookOptions
+from ni_discrete_types.wrappers import AroundCodebook, CodebookOptions
 from ni_framework.contracts import Answer, Build, Choice, Context, Sizes, TypeInference
 from ni_framework.nn.kernel import unit
 from ni_framework.nn.straight_through import straight_through

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ni_discrete_types.codebook import Codebook, Replaced
+from ni_discrete_types.segment_codebook import Codebook, Replaced
 from torch import Tensor
 
 B, V, G, S, L = 3, 5, 2, 4, 7

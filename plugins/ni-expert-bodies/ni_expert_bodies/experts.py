@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ni_expert_bodies.private import PrivateMap
+from ni_expert_bodies.private_map import PrivateMap
 from ni_framework.contracts import Body, Build, Pairs, Sizes
 from ni_framework.errors import OptionError
 from ni_framework.options import config, option

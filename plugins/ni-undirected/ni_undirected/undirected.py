@@ -11,7 +11,7 @@ from ni_framework.contracts import Body, Build, Pairs, Sizes
 from ni_framework.errors import OptionError
 from ni_framework.nn.modlin import Modulation
 from ni_framework.options import config, option
-from ni_undirected.attend import attend, mean
+from ni_undirected.attention_update import attend, mean
 from ni_undirected.tied_map import TiedMap, transposed
 
 Order = Literal["forward", "hidden_first", "backward"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ni_framework.contracts import Input
 from ni_framework.errors import OptionError
 from ni_framework.options import config, option
-from ni_standard.positions import Positions
+from ni_standard.absolute_positions import Positions
 
 
 class Patches(Input):

@@ -15,8 +15,8 @@ from ni_framework.nn.mod_attention import AttentionMaps, mod_attention
 from ni_framework.nn.mod_mlp import rest_of_line
 from ni_framework.nn.relative_positions import RelativePositions
 from ni_framework.options import component, config, option
+from ni_standard.absolute_positions import Positions
 from ni_standard.linear import ModLin
-from ni_standard.positions import Positions
 
 GAIN = 2.5  # of the gating residual: keeps the size of a state at the start; the author's constant
 

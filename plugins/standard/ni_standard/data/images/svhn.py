@@ -1,0 +1,47 @@
+"""Street View House Numbers, cropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ni_framework.errors import RunError
+from ni_framework.options import config, option
+from ni_standard.data.images.find_files import find
+from ni_standard.data.images.labelled_images import ImageData, ImageOptions, ImageSplit, split_of
+
+
+class Svhn(ImageData):
+    """House numbers cropped to one digit, 32 x 32 in colour, in the two files train_32x32.mat and test_32x32.mat.
+
+    Source: Netzer et al., "Reading digits in natural images with unsupervised feature learning", 2011. Label 10 is the digit 0.
+    """
+
+    @config
+    class Config(ImageOptions):
+        root: str = option(default="data/svhn", help="folder with train_32x32.mat and test_32x32.mat")
+
+    def open(self) -> dict[str, ImageSplit]:
+        parts = ("train", "test")
+        paths = find(self.config.root, [f"{part}_32x32.mat" for part in parts], "SVHN, cropped digits")
+        return {part: split_of(*read_mat(path), 10, self.config, path) for part, path in zip(parts, paths, strict=True)}
+
+
+def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, 32, 32, 3] and labels [n]; raises `RunError` for a file that does not hold them."""
+    from scipy.io import loadmat  # takes its time: only when the data are read
+
+    try:
+        stored = loadmat(path, variable_names=["X", "y"])
+        images, labels = stored["X"], stored["y"]
+    except Exception as error:  # scipy lets through what its reader runs into, whatever it is
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise RunError(f"{path}: cannot be read as SVHN's arrays X and y: {reason}; get the file again") from error
+    if images.ndim != 4 or labels.dtype.kind not in "iu":
+        raise RunError(
+            f"{path}: expected X of shape [rows, columns, 3, n] and whole numbers y, not {images.dtype} of shape "
+            f"{list(images.shape)} and {labels.dtype}; get the file again"
+        )
+    digits = labels.reshape(-1)
+    return np.moveaxis(images, 3, 0), np.where(digits == 10, 0, digits)

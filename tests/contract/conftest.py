@@ -1,5 +1,0 @@
-"""Fixtures of this folder."""
-
-from .installing import install
-
-__all__ = ["install"]

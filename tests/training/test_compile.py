@@ -1,0 +1,65 @@
+"""`engine.compile`: the same training, made faster by torch.compile; and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ni_framework import build_model
+from ni_framework.contracts import Batch
+from ni_framework.engines.local import LocalEngine
+from ni_framework.errors import RunError
+from ni_framework.nn.random import keys
+from ni_framework.recipe import Recipe
+from tests.helpers.small_recipe import small_recipe
+
+compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+
+
+def losses(recipe: Recipe) -> list[float]:
+    """Of three steps; the third tells whether the gradients of the first two were right."""
+    engine = LocalEngine(build_model(recipe), recipe)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for step in range(3):
+        inputs = torch.rand(8, 1, 8, 8, generator=generator)
+        target = torch.randint(10, (8,), generator=generator)
+        batch = Batch(inputs, {"digits": target}, key=keys(step, torch.arange(8)))
+        found.append(engine.step(step, batch, trace=False).values["loss"].item())
+    return found
+
+
+@compiler
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+@pytest.mark.parametrize("execution", ["dense", "packed"])
+def test_compiled_training_is_training(execution: str, tmp_path: Path) -> None:
+    """In one piece: nothing in a body breaks the graph, also where the number of rows moves from step to step."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    overrides = [f"model.execution={execution}", "model.router.truncation=1.1", "model.iterations=2"]
+    eager = losses(small_recipe(tmp_path, *overrides))
+    compiled = losses(small_recipe(tmp_path, *overrides, "engine.compile=true"))
+    assert compiled == pytest.approx(eager, rel=1e-4)
+    counters: Any = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    assert 1 <= counters["stats"]["unique_graphs"] <= 4
+    torch._dynamo.reset()
+
+
+def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small_recipe(tmp_path, "engine.compile=true")
+    model = build_model(recipe)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunError) as told:
+        LocalEngine(model, recipe)
+    assert str(told.value) == (
+        "engine.compile: torch needs a C++ compiler, and there is no g++ or clang++ here; "
+        "install one, or set engine.compile=false"
+    )

@@ -1,0 +1,123 @@
+"""Training steps: what they compute, and what must not change them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ni_framework import build_model
+from ni_framework.contracts import Batch
+from ni_framework.engines.local import LocalEngine
+from ni_framework.errors import RunError
+from ni_framework.training.train import train
+from tests.helpers.small_recipe import small_recipe
+
+DRAWING = "model.router={use: function_dropout, keep: 0.7, inner: {use: quantised, size: 5, inner: stochastic_kernel}}"
+
+
+def weights(folder: Path, *overrides: str, every: int | None = None) -> bytes:
+    """The trained weights of the small recipe, as bytes."""
+    folder.mkdir()
+    summary = train(small_recipe(folder, *overrides), folder / "run", every=every)
+    return (Path(summary["checkpoint"]) / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("router", ["model.router=kernel", DRAWING])
+def test_same_recipe_same_bytes_whatever_is_watched(tmp_path: Path, router: str) -> None:
+    """Evaluation, logging, checkpoints and the state of the global generators do not change training by one bit."""
+    plain = weights(tmp_path / "plain", router)
+    torch.manual_seed(7)
+    assert weights(tmp_path / "evaluated", router, "train.evaluate_every=1") == plain
+    assert weights(tmp_path / "logged", router, "train.log_every=1") == plain
+    assert weights(tmp_path / "saved", router, every=2) == plain
+    assert weights(tmp_path / "other", router, "seed=4") != plain
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    """A run draws nothing from it."""
+    before = torch.get_rng_state()
+    weights(tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("router", ["model.router=kernel", DRAWING])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_are_the_whole_batch(tmp_path: Path, parts: int, router: str) -> None:
+    """Also where parts hold different numbers of answers for a task, draw at random, or tell losses and statistics."""
+    batch = Batch(
+        torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double(),
+        {"digits": torch.arange(8)},
+        present={"digits": torch.tensor([1, 1, 1, 0, 1, 0, 0, 0]).bool()},
+        key=torch.arange(8),
+    )
+    results = []
+    for accumulate in (1, parts):
+        recipe = small_recipe(tmp_path, f"train.accumulate={accumulate}", router)
+        engine = LocalEngine(build_model(recipe).double(), recipe)
+        step = engine.step(3, batch, trace=False)
+        results.append((step.values, [value.clone() for value in engine.model.state_dict().values()]))
+    for name in ("loss", "accuracy"):
+        assert results[0][0][name].item() == pytest.approx(results[1][0][name].item(), abs=1e-12)
+    for whole, divided in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(divided, whole, rtol=0, atol=1e-10)
+
+
+def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
+    """The norm over all parameters is at most the limit, and null leaves it as it is."""
+    norms = {}
+    for clip in ("0.01", "null"):
+        recipe = small_recipe(tmp_path, f"train.clip={clip}")
+        engine = LocalEngine(build_model(recipe), recipe)
+        engine.step(0, Batch(torch.randn(8, 1, 8, 8), {"digits": torch.arange(8)}), trace=False)
+        gradients = [parameter.grad.norm() for parameter in engine.model.parameters() if parameter.grad is not None]
+        norms[clip] = torch.stack(gradients).norm().item()
+    assert norms["0.01"] == pytest.approx(0.01, rel=1e-3)
+    assert norms["null"] > 0.1
+
+
+def test_bf16_trains_with_fp32_weights(tmp_path: Path) -> None:
+    """The forward pass runs in bf16, weights stay fp32, and the loss falls close to fp32's."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        recipe = small_recipe(tmp_path, f"train.precision={precision}", "train.batch=64")
+        engine = LocalEngine(build_model(recipe), recipe)
+        batch = Batch(
+            torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)), {"digits": torch.arange(64) % 10}
+        )
+        losses[precision] = [engine.step(step, batch, trace=False).values["loss"].item() for step in range(6)]
+        assert all(parameter.dtype == torch.float32 for parameter in engine.model.parameters())
+    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    """Sixty steps of the small recipe take the loss well below chance."""
+    summary = train(small_recipe(tmp_path, "train.steps=60", "train.batch=32"), tmp_path / "run")
+    assert summary["metrics"]["train/loss"] < 2.25
+    assert summary["metrics"]["test/accuracy"] > 0.2
+
+
+def test_metrics_file_holds_every_line(tmp_path: Path) -> None:
+    """Step 0 is the routing probe; then a line an interval with loss, accuracy, rate and routing; last the evaluation."""
+    train(small_recipe(tmp_path), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6, 6]
+    routing = {"routing/open", "routing/orphans", "routing/logit_variance", "routing/use/script0/f2"}
+    assert routing | {"routing/state_norm/script0/iteration1"} <= lines[0].keys()
+    assert routing | {"train/loss", "train/accuracy", "lr"} <= lines[1].keys()
+    assert {"test/loss", "test/accuracy"} <= lines[-1].keys()
+
+
+def test_a_failing_evaluation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained is saved before the error is told."""
+
+    def fails(*arguments: object) -> dict[str, float]:
+        raise RunError("a file cannot be read")
+
+    monkeypatch.setattr("ni_framework.training.loop.evaluate", fails)
+    with pytest.raises(RunError, match="a file cannot be read"):
+        train(small_recipe(tmp_path), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "step-6" / "model.safetensors").is_file()
