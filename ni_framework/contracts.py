@@ -1,40 +1,42 @@
-"""The plugin contract: everything a component may rely on and everything that is asked of it.
+"""The plugin contract: everything that a component may use, and everything that is expected of it.
 
 Letters, used as shape suffixes of tensors everywhere:
 
     B batch   U functions   V elements (CLS first, then the input's N)   D width   C code width   T type-space width
-    H heads   K key width per head   R rows, one a pair of function and element, in whatever layout they are held
+    H heads   K key width per head   R rows, one for each pair of function and element, in the layout in use
+    L CLS elements   I iterations
 
-A component is a class with a `Config` nested in it, registered as an entry point of the group `ni_framework.<kind>`
+A component is a class with a `Config` nested in it. It is registered as an entry point of the group `ni_framework.<kind>`,
 under the name that recipes use:
 
     [project.entry-points."ni_framework.body"]
     swirl = "ni_swirl:Swirl"
 
-A whole example: a body that turns pairs of features by an angle that the function's code decides, and mixes the elements that
-the function takes. It is written once and runs on all pairs as well as on open pairs only, because it acts on rows and leaves
-their layout to `pairs`.
+A complete example: a body that rotates pairs of features by an angle that depends on the function's code, and mixes the
+elements that the function takes. It is written once and runs on all pairs as well as on open pairs only, because it
+computes on rows and leaves their layout to `pairs`.
 
     import torch
     from torch import nn
 
-    from ni_framework.contracts import Body, Build, Pairs, Sizes
+    from ni_framework.contracts import Body, ComponentFactory, Pairs, Sizes
     from ni_framework.options import config, option
     from ni_framework.errors import OptionError
 
     class Swirl(Body):
-        '''Turns halves of the features into each other, and elements towards their mean: [B, V, D] -> [R, D].'''
+        '''Rotates halves of the features into each other, and moves elements towards their mean: [B, V, D] -> [R, D].'''
 
-        api = 1  # of the contract that it is written for
+        # The version of the contract that this class is written for.
+        api = 2
 
         @config
         class Config:
             strength: float = option(default=1.0, gt=0, help="largest angle, in radians")
 
-        def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
+        def __init__(self, config: Config, sizes: Sizes, build: ComponentFactory) -> None:
             super().__init__()
             if sizes.width % 2:
-                raise OptionError("", f"swirl turns pairs of features, so it needs an even width, not {sizes.width}")
+                raise OptionError("", f"swirl rotates pairs of features, so it needs an even width, not {sizes.width}")
             self.strength = config.strength
             self.angle = nn.Linear(sizes.code, sizes.width // 2)
 
@@ -42,20 +44,27 @@ their layout to `pairs`.
             return self.strength * torch.tanh(self.angle(code_UC))       # once per forward, [U, D / 2]
 
         def forward(self, x_BVD, angle_UX, pairs: Pairs):
-            left_RX, right_RX = pairs.share(x_BVD).chunk(2, dim=-1)                        # elements -> rows
-            cos_RX, sin_RX = pairs.spread(angle_UX.cos()), pairs.spread(angle_UX.sin())    # functions -> rows
+            left_RX, right_RX = pairs.dispatch(x_BVD).chunk(2, dim=-1)                     # elements -> rows
+            cos_RX, sin_RX = pairs.expand(angle_UX.cos()), pairs.expand(angle_UX.sin())    # functions -> rows
             turned_RD = torch.cat([cos_RX * left_RX - sin_RX * right_RX, sin_RX * left_RX + cos_RX * right_RX], dim=-1)
-            equal_R11 = torch.zeros_like(turned_RD[..., None, :1])   # with equal keys, attention is the mean, weighted by c,
-            mean_RD = pairs.attend(equal_R11, equal_R11, turned_RD.unsqueeze(-2), None).squeeze(-2)   # of a function's elements
+            # With equal keys, attention is the mean of a function's elements, weighted by their compatibilities.
+            equal_R11 = torch.zeros_like(turned_RD[..., None, :1])
+            mean_RD = pairs.attention(equal_R11, equal_R11, turned_RD.unsqueeze(-2), None).squeeze(-2)
             return 0.5 * (turned_RD + mean_RD)
 
-Rules that hold for every component: parameters belong to modules with a `reset_parameters` (torch's own have one), which
-alone sets their initial values; no Python branch depends on the values of a tensor, because several processes must run
-the same operations; state of functions lives in tensors with a leading U; nothing is stored on `self` in `forward`.
-A `forward` of a type inference, router, body or halting may return an `Answer` instead of its result. Its `losses` are
-scalars by name, already weighted: they are averaged over iterations, added to the training loss and logged. Its `statistics`
-are tensors by name: they are summed over iterations, accumulated parts and processes, and handed to the component's `absorb`
-after the optimizer step, the only place where a component may change its buffers.
+Rules for every component:
+
+- Parameters belong to modules with a `reset_parameters` method (torch's own modules have one), which alone sets their
+  initial values.
+- No Python branch depends on the values of a tensor, because all ranks must run the same operations.
+- The state of functions is kept in tensors whose first dimension is U.
+- `forward` stores nothing on `self`.
+- The `forward` of a type inference, router, body, halting, input or head may return an `Output` instead of its value.
+  Auxiliary losses are scalars by name, already weighted: they are averaged over iterations, added to the training loss and
+  logged. Statistics are tensors by name: they are summed over iterations, micro-batches and ranks, and passed to the
+  component's `update_buffers` after the optimizer step. This is the only place where a component may change its buffers.
+- A body or an input that sets `takes_context = True` receives the `Context` as a keyword argument of `forward`. Type
+  inferences, routers and haltings always receive it.
 """
 
 from __future__ import annotations
@@ -64,102 +73,115 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-import pluggy
 from attrs import frozen
 from torch import Tensor, nn
 
-from ni_framework.options import KINDS, Choice, config
+from ni_framework.options import COMPONENT_KINDS, ComponentSpec, config
+from ni_framework.run_events import PROJECT_NAME as PROJECT_NAME
+from ni_framework.run_events import RunEvents as RunEvents
+from ni_framework.run_events import hookimpl as hookimpl
+from ni_framework.run_events import hookspec as hookspec
 
-API = 1
-PROJECT = "ni_framework"
-MEASURES = "accuracy", "r2"  # metrics that people are shown beside the loss, whichever the head has
+API_VERSION = 2
+
+# Metrics that are printed beside the loss, whichever head reports them.
+SUMMARY_METRICS = "accuracy", "one_minus_mse"
 
 
 @frozen
 class Sizes:
-    """What a script's components may know of the model around them; passed when they are built."""
+    """What the components of a script are built for: the sizes of the model around them."""
 
     width: int  # D
     functions: int  # U
     code: int  # C
     type: int  # T
-    grid: tuple[int, int] | None  # rows and columns of the input's elements; None if they have no places
+    grid: tuple[int, int] | None  # Rows and columns of the input's elements; None if the elements have no positions
 
 
 class Noise(Protocol):
-    """Random numbers that depend on seed, sample, script, iteration and name alone: the same however a batch is divided."""
+    """Random numbers that depend on seed, sample, script, iteration and name alone, and not on how a batch is split."""
 
-    def uniform(self, name: str, /, *shape: int, once: bool = False) -> Tensor:
-        """Numbers in [0, 1), float32 [B, *shape]; under another name they are others. `once`: equal in all iterations."""
+    def uniform(self, name: str, /, *shape: int, per_forward: bool = False) -> Tensor:
+        """Returns numbers in [0, 1), float32 [B, *shape].
+
+        Args:
+            name: Each name has numbers of its own.
+            *shape: The shape of the numbers of one sample.
+            per_forward: Whether all iterations of a forward pass get the same numbers.
+        """
         ...
 
 
 class Context(NamedTuple):
-    """What a component may know of the forward that it is part of."""
+    """Where in a forward pass a component is called."""
 
-    iteration: int  # of its script, from 0
-    present_BV: Tensor | None  # False where an element is masked; None: nothing is
+    iteration: int  # The iteration of its script, from 0; 0 for an input
+    present_BV: Tensor | None
+    """False where an element is masked; None if no element is. An input receives its own mask, [B, N]."""
     noise: Noise
 
 
-class Answer(NamedTuple):
-    """A result with what is told beside it: auxiliary losses, and statistics for `Component.absorb`."""
+class Output(NamedTuple):
+    """The value that a component returns, with auxiliary losses, and statistics for `Component.update_buffers`."""
 
-    result: Any
-    losses: Mapping[str, Tensor] = {}
+    value: Any
+    aux_losses: Mapping[str, Tensor] = {}
     statistics: Mapping[str, Tensor] = {}
 
     @classmethod
-    def of(cls, value: Any) -> Answer:
-        """What a component returned, in this form."""
+    def wrap(cls, value: Any) -> Output:
+        """Returns what a component returned as an `Output`."""
         return value if isinstance(value, cls) else cls(value)
 
 
-class Build(Protocol):
-    """Builds the component that a `Choice` names: `build("linear", config.linear, in_features, out_features, code, bias)`."""
+class ComponentFactory(Protocol):
+    """Builds the component of a `ComponentSpec`: `build("linear", config.linear, in_features, out_features, code, bias)`."""
 
-    def __call__(self, kind: str, choice: Choice, /, *sizes: Any) -> Any: ...
+    def __call__(self, kind: str, spec: ComponentSpec, /, *sizes: Any) -> Any: ...
 
 
 class Pairs(Protocol):
     """The pairs of function and element that are computed in one iteration, and the layout of their rows.
 
-    Rows are tensors [R, ...]: one row a pair. What R stands for is the layout's affair: all pairs, or the open ones only.
-    Anything that acts on the last dimensions works on rows as it does on elements; what needs to know where elements lie
-    (a convolution over their grid) goes by `place` and `take`.
+    Rows are tensors [R, ...], one row for each pair. The layout decides what R is: all pairs, or the open pairs only.
+    Operations on the last dimensions work on rows as they do on elements. An operation that needs to know where in the
+    input an element is, such as a convolution over the grid, uses `to_dense` and `from_dense`.
     """
 
-    compatibility: Tensor  # [R, 1], c_ui of each row
+    compatibility: Tensor  # [R, 1], the compatibility c_ui of each row
 
-    def share(self, x_BVD: Tensor, /) -> Tensor:
-        """Rows [R, D] in which every function reads the same elements; may be broadcast instead of copied."""
+    def dispatch(self, x_BVD: Tensor, /) -> Tensor:
+        """Returns rows [R, D] in which every function reads the same elements; they may be broadcast instead of copied."""
         ...
 
-    def spread(self, value_UX: Tensor, /) -> Tensor:
-        """Rows [R, ...] in which every element reads its function's value [U, ...]; may be broadcast."""
+    def expand(self, value_UX: Tensor, /) -> Tensor:
+        """Returns rows [R, ...] in which every element reads its function's value [U, ...]; they may be broadcast."""
         ...
 
-    def modulate(self, x_RD: Tensor, modulation: Any, /) -> Tensor:
-        """Rows [R, E]: W (x * s_u) + b, one weight for all functions and a scale of its input for each (`nn.modlin`)."""
+    def modulated_linear(self, x_RD: Tensor, modulation: Any, /) -> Tensor:
+        """Returns rows [R, E]: W (x * s_u) + b, with one weight for all functions and an input scale for each (`nn.modlin`)."""
         ...
 
-    def multiply(self, x_RD: Tensor, weight_UED: Tensor, /) -> Tensor:
-        """Rows [R, E]: each row times the matrix [E, D] of its function."""
+    def grouped_linear(self, x_RD: Tensor, weight_UED: Tensor, /) -> Tensor:
+        """Returns rows [R, E]: each row times the matrix [E, D] of its function."""
         ...
 
-    def attend(self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None, /) -> Tensor:
-        """Rows [R, H, E]: modulated attention within each function and sample (`nn.attention`).
+    def attention(
+        self, query_RHK: Tensor, key_RHK: Tensor, value_RHE: Tensor, position_UHVV: Tensor | None, /
+    ) -> Tensor:
+        """Returns rows [R, H, E]: modulated attention within each function and sample (`nn.attention`).
 
         `position_UHVV` is added to the unscaled logits; its U may be 1.
         """
         ...
 
-    def place(self, x_RD: Tensor, /) -> Tensor:
-        """Rows [R, D] at their places, [B, U, V, D]: 0 where a pair is closed."""
+    def to_dense(self, x_RD: Tensor, /) -> Tensor:
+        """Returns the rows [R, D] in the order of functions and elements, [B, U, V, D]; closed pairs are 0."""
         ...
 
-    def take(self, x_BUVD: Tensor, /) -> Tensor:
-        """Rows [R, D] from what stands at their places, [B, U, V, D]."""
+    def from_dense(self, x_BUVD: Tensor, /) -> Tensor:
+        """Returns the rows [R, D] of a tensor in the order of functions and elements, [B, U, V, D]."""
         ...
 
 
@@ -171,133 +193,161 @@ class NoOptions:
 class Component(nn.Module):
     """Base of all components with parameters: an integer API version and a `Config` of their options."""
 
-    api: ClassVar[int] = API
+    api: ClassVar[int] = API_VERSION
     Config: ClassVar[Any] = NoOptions
 
-    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
-        """Takes in what `forward` returned as statistics, summed over one step; called without gradients after it."""
+    takes_context: ClassVar[bool] = False  # Whether `forward` of a body or an input receives `context: Context`
+
+    def update_buffers(self, statistics: Mapping[str, Tensor]) -> None:
+        """Updates buffers from the statistics of `forward`, summed over one step; called after it, without gradients."""
 
 
 class Embedding(Component, ABC):
-    """What tells functions apart. Built as `cls(config, sizes, build)`."""
+    """Signatures and codes, which distinguish the functions. Built as `cls(config, sizes, build)`.
+
+    The script sets `generations`: how many functions the model had at first, and how many each growth added. An embedding
+    that multiplies rows of functions uses one product for each generation, since more rows may be rounded differently.
+    """
+
+    generations: Sequence[int] = ()
 
     @abstractmethod
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Signatures [U, T], brought to length one by the script, and codes [U, C]."""
+        """Returns signatures [U, T], which the script scales to unit length, and codes [U, C]."""
 
 
 class TypeInference(Component, ABC):
-    """Where in type space each element lies. Built as `cls(config, sizes, build)`."""
+    """The position of each element in type space. Built as `cls(config, sizes, build)`."""
 
     @abstractmethod
-    def forward(self, x_BVD: Tensor, context: Context) -> Tensor | Answer:
-        """[B, V, D] -> [B, V, T]; brought to length one by the script. What masked elements get is not used."""
+    def forward(self, x_BVD: Tensor, context: Context) -> Tensor | Output:
+        """Returns types [B, V, T], which the script scales to unit length. Types of masked elements are not used."""
 
 
 class Router(Component, ABC):
     """How much of each element every function takes. Built as `cls(config, sizes, build)`."""
 
-    normalised: bool = True  # compatibilities of an element sum to at most 1
-    gradient_through_closed: bool = False  # straight-through kinds: closed pairs pass gradient, so run dense
-    grows: bool = True  # functions can be added: it is asked about the first ones alone, too
+    normalised: bool = True  # Whether the compatibilities of an element sum to at most 1
+    straight_through: bool = False  # Whether closed pairs pass gradient, so that all pairs must be computed
+    supports_growth: bool = True
+    """Whether functions can be added: the router is then also called with the first functions alone."""
 
     @abstractmethod
-    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor | Answer:
-        """Compatibilities [B, U, V] >= 0 of unit types and unit signatures; 0 closes a pair.
+    def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor | Output:
+        """Returns compatibilities [B, U, V] >= 0 of unit types and unit signatures; 0 closes a pair.
 
-        Where `context.present_BV` is False the element is masked. The script closes its pairs; a router only needs to look
-        where elements compete with each other.
+        Where `context.present_BV` is False the element is masked. The script closes its pairs; a router needs the mask only
+        if elements compete with each other.
         """
 
 
 class Body(Component, ABC):
-    """What a function does with the elements it takes. Built as `cls(config, sizes, build)`."""
+    """What a function does with the elements that it takes. Built as `cls(config, sizes, build)`."""
 
     def prepare(self, code_UC: Tensor, num_elements: int) -> Any:
-        """What depends on the codes alone (tensors, or tuples, lists, dicts of them): formed once per forward of a script."""
+        """Returns what depends on the codes alone (tensors, or tuples, lists, dicts of them); once per forward of a script."""
         return code_UC
 
     @abstractmethod
-    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor | Answer:
-        """The elements as each function leaves them, [B, V, D] -> [R, D].
+    def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor | Output:
+        """Returns each function's result for its elements, [B, V, D] -> [R, D].
 
-        The interpreter pools them with their compatibilities; closed rows are pooled with 0.
+        The interpreter combines them, weighted by compatibility; closed rows have weight 0. With `takes_context`, the
+        signature is `forward(x_BVD, prepared, pairs, context)`.
         """
 
 
 class Halting(Component, ABC):
     """How many iterations each element gets. Built as `cls(config, sizes, build)`.
 
-    An element leaves the script as the mean of its states, sum_i p_i x_i, by the probabilities p_i of halting after iteration
-    i; the last iteration takes what is left. One of which nothing is left is taken by no function any more.
+    The script returns, for each element, the mean of its states sum_i p_i x_i over the probabilities p_i of halting after
+    iteration i; the last iteration takes the remaining probability. An element with none remaining is closed to all functions.
     """
 
     @abstractmethod
-    def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor | Answer:
-        """p_i [B, V] from the states after iteration i: between 0 and `left_BV`, 1 less the probabilities before it."""
+    def forward(self, x_BVD: Tensor, remaining_BV: Tensor, context: Context) -> Tensor | Output:
+        """Returns p_i [B, V] from the states after iteration i.
+
+        Args:
+            x_BVD: The states after iteration i.
+            remaining_BV: 1 minus the probabilities of earlier iterations; p_i is between 0 and this.
+            context: Where in the forward pass this is.
+        """
 
     @abstractmethod
-    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> Mapping[str, Tensor]:
-        """What the iterations cost: losses by name, already weighted, from the probabilities of all iterations [I, B, V]."""
+    def cost(self, halt_IBV: Tensor, present_BV: Tensor | None) -> Mapping[str, Tensor]:
+        """Returns the losses for the iterations taken: scalars by name, already weighted.
+
+        Args:
+            halt_IBV: The probabilities of halting after each iteration.
+            present_BV: False where an element is masked; None if no element is.
+        """
 
 
 class Linear(Component, ABC):
-    """A linear map inside a body, told apart by the code. Built as `cls(config, in_features, out_features, code, bias)`."""
+    """A linear map inside a body that depends on the code. Built as `cls(config, in_features, out_features, code, bias)`."""
 
     @abstractmethod
     def prepare(self, code_UC: Tensor) -> Any:
-        """What depends on the codes alone; passed to every `forward`."""
+        """Returns what depends on the codes alone; passed to every `forward`."""
 
     @abstractmethod
     def forward(self, x_RD: Tensor, prepared: Any, pairs: Pairs) -> Tensor:
-        """Rows [R, in_features] -> [R, out_features]."""
+        """Returns rows [R, out_features] of rows [R, in_features]."""
 
 
 class Input(Component, ABC):
-    """How an input becomes elements. Built as `cls(config, width)`."""
+    """Turns an input into elements. Built as `cls(config, width)`."""
 
-    shape: tuple[int, ...]  # of one input
+    shape: tuple[int, ...]  # The shape of one input
     num_elements: int  # N
-    grid: (
-        tuple[int, int] | None
-    )  # their places, if they lie on a grid: rows, columns; element n at (n // columns, n % columns)
+    grid: tuple[int, int] | None
+    """Rows and columns, if the elements have positions on a grid: element n is at (n // columns, n % columns)."""
 
     @abstractmethod
-    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """[B, *shape] -> [B, N, D]; what belongs to elements where `mask_BN` is False may be anything, NaN too: drop it first."""
+    def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor | Output:
+        """Returns the elements [B, N, D] of inputs [B, *shape].
+
+        Where `mask_BN` is False the input may hold any values, NaN included: replace them first. With `takes_context`, the
+        signature is `forward(inputs, mask_BN, context)`.
+        """
 
 
 class Head(Component, ABC):
-    """How the final states become answers, and what a wrong answer costs. Built as `cls(config, width, tasks)`."""
+    """Turns final states into logits, and computes the loss. Built as `cls(config, width, tasks)`."""
 
     @abstractmethod
-    def start(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
-        """The CLS elements [L, D] that these tasks read, and how many equal ones each of them stands for."""
+    def cls_tokens(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
+        """Returns the CLS elements [L, D] of these tasks, and their multiplicity: attention counts each that many times."""
 
     @abstractmethod
-    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Logits [B, classes] of each task from the final states: the L CLS elements in the order of `start`, then the input's.
+    def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor] | Output:
+        """Returns the logits [B, classes] of each task.
 
-        Elements where `present_BV` is False are masked and must not be read; None: none is.
+        Args:
+            x_BVD: The final states: the L CLS elements in the order of `cls_tokens`, then the input's.
+            present_BV: False where an element is masked and must not be read; None if no element is.
+            tasks: The requested tasks.
         """
 
     @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The training loss of each sample, [B]."""
+        """Returns the training loss of each sample, [B]."""
 
     @abstractmethod
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """What is reported of each sample, [B] each: "loss" without training's extras, and others (`MEASURES` are shown)."""
+        """Returns the metrics of each sample, [B] each: "loss" without regularisation, and others (see `SUMMARY_METRICS`)."""
 
 
 class Batch(NamedTuple):
-    """Samples as they are given to the model. `present` says which samples have an answer for a task (absent key: all)."""
+    """Samples as they are passed to the model."""
 
     inputs: Tensor  # [B, *shape]
     targets: dict[str, Tensor]  # task -> [B, ...]
-    mask: Tensor | None = None  # [B, N] bool, True = present
-    present: dict[str, Tensor] = {}  # task -> [B] bool
-    key: Tensor | None = None  # [B] int64, what the model's noise draws from; the trainer fills it in
+    mask: Tensor | None = None  # [B, N] bool, True where an element is present
+    present: dict[str, Tensor] = {}
+    """task -> [B] bool, which samples have a target for the task; all of them without the key."""
+    key: Tensor | None = None  # [B] int64, the seed of the model's noise for each sample; set by the training loop
 
 
 class Split(Protocol):
@@ -306,63 +356,45 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index_B: Tensor, key_B: Tensor | None, /) -> Batch:
-        """The samples at these indices. Whatever is random draws from `key_B` (`nn.random`); None: nothing is random."""
+        """Returns the samples at these indices. Augmentation draws from `key_B` (`nn.random`); with None there is none."""
         ...
 
 
 class Data(ABC):
-    """A data set. Built as `cls(config, build)`, which opens no file: shape and tasks are known where the data are not."""
+    """A data set. Built as `cls(config, build)`, which opens no file: shape and tasks are available without the data."""
 
-    api: ClassVar[int] = API
+    api: ClassVar[int] = API_VERSION
     Config: ClassVar[Any] = NoOptions
 
-    shape: tuple[int, ...]  # of one input
-    tasks: Mapping[str, int]  # task -> number of classes; where answers are real numbers, how many
+    shape: tuple[int, ...]  # The shape of one input
+    tasks: Mapping[str, int]  # task -> number of classes, or of real-valued targets
 
     @abstractmethod
     def open(self) -> Mapping[str, Split]:
-        """The parts, "train" and "test". Raises `RunError` naming the files that are expected where they are absent."""
+        """Returns the splits "train" and "test". Raises `RunError` that names the expected files if they are missing."""
 
 
-BASES: Mapping[str, type] = dict(
-    zip(KINDS, (Embedding, TypeInference, Router, Body, Halting, Linear, Input, Head, Data), strict=True)
+COMPONENT_BASES: Mapping[str, type] = dict(
+    zip(
+        COMPONENT_KINDS,
+        (Embedding, TypeInference, Router, Body, Halting, Linear, Input, Head, Data),
+        strict=True,
+    )
 )
 
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+# Names of plugin API 1 -> their names now.
+RENAMED = {
+    "API": "API_VERSION",
+    "Answer": "Output",
+    "BASES": "COMPONENT_BASES",
+    "Build": "ComponentFactory",
+    "MEASURES": "SUMMARY_METRICS",
+    "PROJECT": "PROJECT_NAME",
+}
 
 
-class RunEvents:
-    """What happens in a run, told to every plugin in the group `ni_framework.hooks`; implement what you need with `hookimpl`.
-
-    Metrics are plain numbers by name ("train/loss"); a plugin must not change the model or draw from global generators.
-    """
-
-    @hookspec
-    def run_start(self, run: str, recipe: Any, num_parameters: int) -> None:
-        """Before the first step; `run` is the run folder."""
-
-    @hookspec
-    def run_step(self, step: int, samples: int, values: Mapping[str, Tensor]) -> None:
-        """After every step: "loss", the head's metrics, auxiliary losses. They stay on their device; reading one waits for it."""
-
-    @hookspec
-    def run_log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Every `train.log_every` steps."""
-
-    @hookspec
-    def run_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """After an evaluation on the held-out part."""
-
-    @hookspec
-    def run_warning(self, step: int, message: str) -> None:
-        """Something looks wrong and the run goes on."""
-
-    @hookspec
-    def run_checkpoint(self, step: int, checkpoint: str) -> None:
-        """After a checkpoint has its final name."""
-
-    @hookspec
-    def run_end(self, summary: Mapping[str, Any]) -> None:
-        """After the last step; `summary` is what `ni train --json` prints."""
+def __getattr__(name: str) -> Any:
+    if name in RENAMED:
+        raise ImportError(f"ni_framework.contracts.{name} is now {RENAMED[name]} (plugin API {API_VERSION})")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,13 +4,13 @@
 
     @elementwise
     def film(x: Tensor, mean: Tensor, scale: Tensor, *, strength: Annotated[float, "size of the step"] = 1.0) -> Tensor:
-        '''Moves each element by what its function's elements are on average, scaled: [..., D] -> [..., D].'''
+        '''Moves each element by the mean of its function's elements, scaled: [..., D] -> [..., D].'''
         return x + strength * scale * mean
 
-`x` is an element. `mean`, if the function asks for it, is the mean of the elements that its function takes, weighted by their
-compatibilities: the only way for elements to learn of each other here. Every other argument before the `*` is a vector
-that says what the function does, a learned linear map of its code. Arguments behind the `*` are options, with their types
-and defaults. All tensors are [..., D] and broadcast.
+`x` is an element. `mean`, if it is an argument, is the mean of the elements that the function takes, weighted by their
+compatibilities; it is the only way in which elements influence each other here. Every other argument before the `*` is a vector
+that a learned linear map makes of the function's code. Arguments after the `*` are options, with their types and defaults.
+All tensors are [..., D] and broadcast.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from ni_framework.contracts import Body, Build, Pairs, Sizes
+from ni_framework.contracts import Body, ComponentFactory, Pairs, Sizes
 from ni_framework.options import config, option
 
 
 def elementwise(function: Callable[..., Tensor]) -> type[Body]:
-    """Makes a body of a function of one element; the function itself stays at hand as `body.function`.
+    """Makes a body from a function of one element; the function itself is available as `body.function`.
 
-    Raises `TypeError` for a function that has no element to work on, nothing that its code could say, or an option without
-    a type or a default.
+    Raises `TypeError` for a function without an element or without a vector that depends on the code, and for an option
+    without a type or a default.
     """
-    vectors, options = _arguments(function)
+    vectors, options = _parse_signature(function)
 
     class Elementwise(_Elementwise):
         Config = options
@@ -44,34 +44,37 @@ def elementwise(function: Callable[..., Tensor]) -> type[Body]:
 
 
 class _Elementwise(Body):
-    """y_i = f(x_i, what the code says, options): [B, V, D] -> [R, D]."""
+    """y_i = f(x_i, vectors made of the code, options): [B, V, D] -> [R, D]."""
 
-    api = 1
+    api = 2
     function: Callable[..., Tensor]
-    vectors: tuple[str, ...]  # its arguments after the element
+    # The names of the function's arguments after the element.
+    vectors: tuple[str, ...]
 
-    def __init__(self, config: Any, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: Any, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         self.options = {name: getattr(config, name) for name in config.__annotations__}
-        self.said = [name for name in self.vectors if name != "mean"]
-        self.say = nn.Linear(sizes.code, len(self.said) * sizes.width)
+        self.code_vectors = [name for name in self.vectors if name != "mean"]
+        self.say = nn.Linear(sizes.code, len(self.code_vectors) * sizes.width)
 
     def prepare(self, code_UC: Tensor, num_elements: int) -> dict[str, Tensor]:
-        said_UXD = self.say(code_UC).unflatten(-1, (len(self.said), -1))
-        return dict(zip(self.said, said_UXD.unbind(1), strict=True))  # [U, D] each
+        vector_UXD = self.say(code_UC).unflatten(-1, (len(self.code_vectors), -1))
+        return dict(zip(self.code_vectors, vector_UXD.unbind(1), strict=True))  # [U, D] each
 
     def forward(self, x_BVD: Tensor, prepared: dict[str, Tensor], pairs: Pairs) -> Tensor:
-        x_RD = pairs.share(x_BVD)
-        given = {name: pairs.spread(said_UD) for name, said_UD in prepared.items()}
+        x_RD = pairs.dispatch(x_BVD)
+        arguments = {name: pairs.expand(vector_UD) for name, vector_UD in prepared.items()}
         if "mean" in self.vectors:
-            rows_RD = x_RD + 0 * pairs.compatibility  # a row for each pair, also where all functions read the same
-            equal_R11 = torch.zeros_like(rows_RD[..., None, :1])  # attention with equal keys is the mean
-            given["mean"] = pairs.attend(equal_R11, equal_R11, rows_RD.unsqueeze(-2), None).squeeze(-2)
-        return self.function(x_RD, *(given[name] for name in self.vectors), **self.options)
+            # One row for each pair, also where all functions read the same rows.
+            rows_RD = x_RD + 0 * pairs.compatibility
+            # Attention with equal keys is the mean.
+            equal_R11 = torch.zeros_like(rows_RD[..., None, :1])
+            arguments["mean"] = pairs.attention(equal_R11, equal_R11, rows_RD.unsqueeze(-2), None).squeeze(-2)
+        return self.function(x_RD, *(arguments[name] for name in self.vectors), **self.options)
 
 
-def _arguments(function: Callable[..., Tensor]) -> tuple[tuple[str, ...], type]:
-    """The names of the vectors that a function is given after the element, and the options as a config class."""
+def _parse_signature(function: Callable[..., Tensor]) -> tuple[tuple[str, ...], type]:
+    """Returns the names of a function's arguments after the element, and its options as a config class."""
     name = getattr(function, "__name__", str(function))
     hints = get_type_hints(function, include_extras=True)
     vectors: list[str] = []
@@ -80,24 +83,24 @@ def _arguments(function: Callable[..., Tensor]) -> tuple[tuple[str, ...], type]:
         if argument.kind is argument.POSITIONAL_OR_KEYWORD:
             vectors.append(argument.name)
         elif argument.kind is not argument.KEYWORD_ONLY:
-            raise TypeError(f"{name}: say what it takes by name, without `*{argument.name}` and without `/`")
+            raise TypeError(f"{name}: name every argument, without `*{argument.name}` and without `/`")
         elif argument.default is argument.empty or argument.name not in hints:
             raise TypeError(
                 f"{name}: the option `{argument.name}` needs a type and a default, as in `strength: float = 1.0`"
             )
         else:
-            hint, help = _explained(hints[argument.name], argument.name)
+            hint, help_text = _split_annotation(hints[argument.name], argument.name)
             fields["__annotations__"][argument.name] = hint
-            fields[argument.name] = option(default=argument.default, help=help)
+            fields[argument.name] = option(default=argument.default, help=help_text)
     if not vectors or not set(vectors[1:]) - {"mean"}:
         raise TypeError(
-            f"{name}: takes an element and at least one vector that its function's code says, as in `def {name}(x, shift)`"
+            f"{name}: needs an element and at least one vector that is made of the code, as in `def {name}(x, shift)`"
         )
     return tuple(vectors[1:]), config(type("Config", (), fields))
 
 
-def _explained(hint: Any, name: str) -> tuple[Any, str]:
-    """The type of an option and its help: the text in `Annotated[float, "the text"]`, or its name."""
+def _split_annotation(hint: Any, name: str) -> tuple[Any, str]:
+    """Returns the type of an option and its help: the text in `Annotated[float, "the text"]`, or its name."""
     if get_origin(hint) is Annotated:
         plain, *notes = get_args(hint)
         return plain, next((note for note in notes if isinstance(note, str)), name.replace("_", " "))

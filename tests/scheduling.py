@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadFileScheduling
 
-# What starts several processes that wait for one another, or looks at time: beside one another they would be starved.
-ALONE = (
+# Tests that start several processes which wait for each other, or that measure time: run in parallel, they would starve.
+# They have the mark `distributed`.
+DISTRIBUTED_PATHS = (
     "tests/cli/test_durable.py",
     "tests/cli/test_errors.py",
     "tests/cli/test_processes.py",
@@ -14,13 +15,13 @@ ALONE = (
 )
 
 
-def alone(nodeid: str) -> bool:
-    """Whether a test runs beside none of the others of which this is true."""
-    return nodeid.startswith(ALONE)
+def is_distributed(nodeid: str) -> bool:
+    """Whether a test must not run at the same time as others of which this is true."""
+    return nodeid.startswith(DISTRIBUTED_PATHS)
 
 
 class Scheduling(LoadFileScheduling):
-    """Files, so that fixtures are made once; those of `ALONE` are taken for one file, by one worker."""
+    """Assigns whole files to workers, so that fixtures are made once; all of `DISTRIBUTED_PATHS` go to one worker."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "alone" if alone(nodeid) else super()._split_scope(nodeid)
+        return "distributed" if is_distributed(nodeid) else super()._split_scope(nodeid)

@@ -1,4 +1,4 @@
-"""How fast a recipe's model is, and how much memory it takes, on random inputs and beside a transformer of equal operations."""
+"""Measures the speed and memory of a recipe's model on random inputs, compared with a transformer of equal FLOPs."""
 
 from __future__ import annotations
 
@@ -12,107 +12,124 @@ import attrs
 import torch
 from attrs import frozen
 
-from ni_framework.analysis.memory_tracker import LiveBytes
+from ni_framework.analysis.memory_tracker import MemoryTracker
 from ni_framework.contracts import Batch
-from ni_framework.data.batch import to
-from ni_framework.engines.base import FORMATS, Engine
+from ni_framework.data.batch import to_device
+from ni_framework.engines.base import PRECISION_DTYPES, Engine
 from ni_framework.engines.local import LocalEngine
 from ni_framework.errors import FitError, NIError
-from ni_framework.evaluation.evaluate import evaluating
-from ni_framework.model.compose import build_model, too_large
-from ni_framework.model.flops import Operations, counted, operations
+from ni_framework.evaluation.evaluate import eval_mode
+from ni_framework.model.compose import build_model, is_out_of_memory
+from ni_framework.model.flops import FlopCount, count_flops, count_forward_flops
 from ni_framework.model.trace import trace
-from ni_framework.nn.random import keys, uniform
+from ni_framework.nn.random import rng_keys, uniform
 from ni_framework.recipe import Recipe, dump
-from ni_framework.registry import recipe_in
+from ni_framework.registry import load_recipe_text
 
 MODES = ("training", "inference", "one image")
-WARM_UP = 3  # rounds
-MATRIX = 2048  # rows and columns of the matrices whose product is the measure of speed
-GPU_MATRIX = 8192  # a GPU is done with a smaller one before it has really begun
+WARM_UP_ROUNDS = 3
+# The speed of this machine is measured with a product of two square matrices of this size.
+CPU_MATRIX_SIZE = 2048
+# A smaller product is too short to use a GPU fully.
+GPU_MATRIX_SIZE = 8192
 INTERPRETER, TRANSFORMER = "interpreter", "transformer"
 
 
 @frozen
-class Row:
-    """One measurement: a model, how it was computed, and doing what."""
+class BenchRow:
+    """One measurement of a model. The attributes are keys of the document that `ni bench --json` prints.
 
-    model: str  # interpreter, transformer
-    execution: str  # dense, packed, compiled
-    mode: str  # of MODES
+    Attributes:
+        model: "interpreter" or "transformer".
+        execution: "dense", "packed" or "compiled".
+        mode: One of `MODES`.
+        batch: The number of images in a batch.
+        milliseconds: The median time of a step.
+        images_per_second: The batch size divided by this time.
+        operations: FLOPs for one image in this mode: of all pairs, or only of open pairs if only these are computed.
+        share_of_matrix_rate: FLOP/s of the model divided by the FLOP/s of one large matrix product.
+        open_fraction: The fraction of pairs of function and element that are open.
+        saved_bytes: Activations saved for backward; 0 in inference, None if the model is compiled, which hides them.
+        peak_bytes: The peak of the memory that a step allocates; None if the model is compiled.
+        parameters: The number of parameters.
+    """
+
+    model: str
+    execution: str
+    mode: str
     batch: int
-    milliseconds: float  # median of a step
+    milliseconds: float
     images_per_second: float
-    operations: int  # of an image in this mode; of all pairs, or where only open ones are computed, of these
-    share_of_matrix_rate: float  # operations a second, in parts of those of one large product of matrices
-    open_fraction: float  # of the pairs of function and element
-    saved_bytes: int | None  # kept for the way back, 0 in inference; None where a compiler hides it
-    peak_bytes: int | None  # most alive at once of what the step makes
+    operations: int
+    share_of_matrix_rate: float
+    open_fraction: float
+    saved_bytes: int | None
+    peak_bytes: int | None
     parameters: int
 
 
 class Subject:
-    """A model that is measured."""
+    """A model that is measured, and the times of its steps so far."""
 
     def __init__(self, model: str, execution: str, recipe: Recipe, batch: int) -> None:
         self.model, self.execution = model, execution
         compiles = execution == "compiled"
-        self.recipe = _with(
+        self.recipe = _with_overrides(
             recipe,
             f"engine.compile={str(compiles).lower()}",
             f"train.batch={batch}",
-            "train.accumulate=1",
-            "train.average=null",
-            "train.skip.spike=null",
+            "train.micro_batches=1",
+            "train.ema_decay=null",
+            "train.skip.max_deviation=null",
         )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        built = build_model(self.recipe, device)
-        for script in built.scripts:
+        network = build_model(self.recipe, device)
+        for script in network.scripts:
             script.set_execution("dense" if compiles else execution)
-        self.engine = LocalEngine(built, self.recipe)
+        self.engine = LocalEngine(network, self.recipe)
         self.batches = {
-            mode: to(random_batch(self.engine, 1 if mode == "one image" else batch), self.engine.device)
+            mode: to_device(random_batch(self.engine, 1 if mode == "one image" else batch), self.engine.device)
             for mode in MODES
         }
         self.seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
 
     def run(self, mode: str) -> None:
-        """One step in this mode; its time is kept."""
-        start = _now(self.engine.device)
+        """Runs one step in this mode and records its time."""
+        start = _synchronized_time(self.engine.device)
         self._step(mode)
-        self.seconds[mode].append(_now(self.engine.device) - start)
+        self.seconds[mode].append(_synchronized_time(self.engine.device) - start)
 
-    def row(self, mode: str, matrix_rate: float) -> Row:
-        """What was measured in this mode."""
+    def build_row(self, mode: str, matrix_rate: float) -> BenchRow:
+        """Summarizes the measurements in this mode; `matrix_rate` is the FLOP/s of a large matrix product."""
         batch, seconds = self.batches[mode], statistics.median(self.seconds[mode])
         count = len(batch.inputs)
-        of_model = self._operations(batch) * (3 if mode == "training" else 1)
+        flops = self._forward_flops(batch) * (3 if mode == "training" else 1)
         saved, peak = self._memory(mode)
-        return Row(
+        return BenchRow(
             model=self.model,
             execution=self.execution,
             mode=mode,
             batch=count,
             milliseconds=1e3 * seconds,
             images_per_second=count / seconds,
-            operations=of_model // count,
-            share_of_matrix_rate=of_model / seconds / matrix_rate,
-            open_fraction=self._open(batch),
+            operations=flops // count,
+            share_of_matrix_rate=flops / seconds / matrix_rate,
+            open_fraction=self._mean_open_fraction(batch),
             saved_bytes=saved,
             peak_bytes=peak,
             parameters=sum(parameter.numel() for parameter in self.engine.model.parameters()),
         )
 
-    def _operations(self, batch: Batch) -> int:
-        """Of a forward: what the recipe asks for, or, if only open pairs are computed, what these take."""
+    def _forward_flops(self, batch: Batch) -> int:
+        """Returns the FLOPs of a forward pass: those of the recipe, or those of the open pairs if only these are computed."""
         if self.execution != "packed":
-            return self._asked.inference(len(batch.inputs))
-        with evaluating(self.engine.model):
-            return counted(self.engine.model, batch.inputs)
+            return self._recipe_flops.forward_flops(len(batch.inputs))
+        with eval_mode(self.engine.model):
+            return count_forward_flops(self.engine.model, batch.inputs)
 
     @cached_property
-    def _asked(self) -> Operations:
-        return operations(self.recipe)
+    def _recipe_flops(self) -> FlopCount:
+        return count_flops(self.recipe)
 
     def _step(self, mode: str) -> None:
         if mode == "training":
@@ -122,105 +139,122 @@ class Subject:
 
     def _forward(self, mode: str) -> None:
         batch = self.batches[mode]
-        with evaluating(self.engine.model), torch.inference_mode(), self.engine.autocast():
+        with eval_mode(self.engine.model), torch.inference_mode(), self.engine.autocast():
             self.engine.model(batch.inputs, key=batch.key)
 
     def _memory(self, mode: str) -> tuple[int | None, int | None]:
-        """Bytes kept for the way back, and the most that a step holds."""
+        """Measures the bytes that are saved for backward, and the peak memory of a step."""
         if self.execution == "compiled":
             return None, None
-        with LiveBytes() as step:
+        with MemoryTracker() as step_tracker:
             self._step(mode)
         if mode != "training":
-            return 0, step.peak
+            return 0, step_tracker.peak_bytes
         batch, model = self.batches[mode], self.engine.model.train()
-        with LiveBytes() as kept, self.engine.autocast():
+        with MemoryTracker() as saved_tracker, self.engine.autocast():
             forward = model(batch.inputs, key=batch.key, detail="losses")
-            saved = kept.live
+            saved = saved_tracker.live_bytes
         del forward
-        return saved, step.peak
+        return saved, step_tracker.peak_bytes
 
-    def _open(self, batch: Batch) -> float:
-        with evaluating(self.engine.model):
-            seen = trace(self.engine.model, batch.inputs)
-        opened = [(c_BUV > 0).double().mean().item() for of_script in seen.compatibility for c_BUV in of_script]
-        return statistics.mean(opened)
+    def _mean_open_fraction(self, batch: Batch) -> float:
+        with eval_mode(self.engine.model):
+            batch_trace = trace(self.engine.model, batch.inputs)
+        open_fractions = [
+            (c_BUV > 0).double().mean().item() for iterations in batch_trace.compatibility for c_BUV in iterations
+        ]
+        return statistics.mean(open_fractions)
 
 
-def subjects_of(
-    recipe: Recipe, executions: Sequence[str], batch: int, told: Callable[[str], None], transformer: bool = True
+def build_subjects(
+    recipe: Recipe, executions: Sequence[str], batch: int, report: Callable[[str], None], transformer: bool = True
 ) -> list[Subject]:
-    """The models to measure, each built and run once; what cannot run here is told and left out."""
+    """Builds the models to measure and runs each once; models that cannot run on this machine are reported and skipped.
+
+    Args:
+        recipe: The recipe to measure.
+        executions: The executions of the interpreter to measure.
+        batch: The number of images in a batch.
+        report: Called with a message for each model that is skipped.
+        transformer: Whether to measure a transformer, too.
+
+    Raises:
+        FitError: The interpreter with dense execution does not fit into memory.
+    """
     planned = [(INTERPRETER, execution, recipe) for execution in executions]
     if transformer:
-        planned.append((TRANSFORMER, "dense", transformer_of(recipe)))
+        planned.append((TRANSFORMER, "dense", build_transformer_recipe(recipe)))
     subjects = []
-    for model, execution, of in planned:
+    for model, execution, subject_recipe in planned:
         try:
-            subject = Subject(model, execution, of, batch)
+            subject = Subject(model, execution, subject_recipe, batch)
             for mode in MODES:
                 subject.run(mode)
         except (NIError, RuntimeError, MemoryError) as error:
-            if too_large(error):
+            if is_out_of_memory(error):
                 error = FitError("does not fit this machine; lower --batch")
             if not isinstance(error, NIError) or (model, execution) == (INTERPRETER, "dense"):
                 raise error
-            left_out = execution if model == INTERPRETER else model
-            told(f"{left_out} is left out: {str(error).splitlines()[0]}")
+            name = execution if model == INTERPRETER else model
+            report(f"{name} is skipped: {str(error).splitlines()[0]}")
         else:
             subjects.append(subject)
     return subjects
 
 
-def measure(subjects: Sequence[Subject], rounds: int) -> Iterator[tuple[int, list[Row]]]:
-    """Measures all subjects in turn, `rounds` times, with the matrix rate between; yields steps done, at last with the rows.
+def measure_subjects(subjects: Sequence[Subject], rounds: int) -> Iterator[tuple[int, list[BenchRow]]]:
+    """Measures all subjects in turn, `rounds` times, and a matrix product before each step.
 
-    Some rounds before them do not count: until memory has found its place, the system clears pages in every step.
+    The first `WARM_UP_ROUNDS` rounds do not count: until the allocator has reused memory, the system clears pages in every step.
+
+    Yields:
+        The number of steps done and an empty list after each step, and the rows at the end.
     """
     rates, done = [], 0
-    for number in range(WARM_UP + rounds):
-        if number == WARM_UP:
+    for number in range(WARM_UP_ROUNDS + rounds):
+        if number == WARM_UP_ROUNDS:
             rates = []
             for subject in subjects:
                 subject.seconds = {mode: [] for mode in MODES}
         for subject in subjects:
             for mode in MODES:
-                rates.append(matrix_rate(subject.engine))
+                rates.append(measure_matrix_rate(subject.engine))
                 subject.run(mode)
                 done += 1
                 yield done, []
     rate = statistics.median(rates)
-    yield done, [subject.row(mode, rate) for subject in subjects for mode in MODES]
+    yield done, [subject.build_row(mode, rate) for subject in subjects for mode in MODES]
 
 
-def matrix_rate(engine: LocalEngine) -> float:
-    """Operations per second of one large product of matrices in the precision of the forward."""
-    dtype = FORMATS[engine.train.precision]
-    size = GPU_MATRIX if engine.device.type == "cuda" else MATRIX
-    matrix = torch.rand(size, size, dtype=dtype, device=engine.device)  # a GPU is faster on equal numbers
+def measure_matrix_rate(engine: LocalEngine) -> float:
+    """Measures the FLOP/s of one large matrix product in the precision of the forward pass."""
+    dtype = PRECISION_DTYPES[engine.train_config.precision]
+    size = GPU_MATRIX_SIZE if engine.device.type == "cuda" else CPU_MATRIX_SIZE
+    # The numbers are random because GPUs are faster on constant ones.
+    matrix = torch.rand(size, size, dtype=dtype, device=engine.device)
     out = torch.empty_like(matrix)
-    start = _now(engine.device)
+    start = _synchronized_time(engine.device)
     torch.mm(matrix, matrix, out=out)
-    return 2 * size**3 / (_now(engine.device) - start)
+    return 2 * size**3 / (_synchronized_time(engine.device) - start)
 
 
-def transformer_of(recipe: Recipe) -> Recipe:
-    """A pre-norm transformer of the same input, width and elements, with as many layers as take the recipe's operations."""
+def build_transformer_recipe(recipe: Recipe) -> Recipe:
+    """Returns a pre-norm transformer with the same input, width and elements, and about as many FLOPs as the recipe."""
     options = recipe.model.body.options
     heads = getattr(options, "heads", 4 if recipe.model.width % 4 == 0 else 1)
     key, hidden = getattr(options, "key", recipe.model.width // heads), getattr(options, "hidden", None)
-    given = getattr(options, "positions", "none")
-    positions = given if given in ("none", "absolute") else "shared"
+    recipe_positions = getattr(options, "positions", "none")
+    positions = recipe_positions if recipe_positions in ("none", "absolute") else "shared"
     body = (
         f"{{use: lines_of_code, lines: 1, heads: {heads}, key: {key}, hidden: {hidden or 'null'}, "
         f"bias: true, positions: {positions}, linear: plain}}"
     )
-    one = _with(
+    one_layer = _with_overrides(
         recipe,
         "model.scripts=1",
         "model.iterations=1",
         "model.functions=1",
-        "model.temporary=0",
+        "model.registers=0",
         "model.pooling=delta",
         "model.execution=dense",
         "model.embedding=none",
@@ -228,34 +262,34 @@ def transformer_of(recipe: Recipe) -> Recipe:
         "model.router=always_open",
         f"model.body={body}",
     )
-    two = _with(one, "model.scripts=2")
-    first, second = operations(one).image, operations(two).image
-    layers = 1 + round((operations(recipe).image - first) / (second - first))
-    return _with(one, f"model.scripts={max(layers, 1)}")
+    two_layers = _with_overrides(one_layer, "model.scripts=2")
+    first, second = count_flops(one_layer).per_image, count_flops(two_layers).per_image
+    layers = 1 + round((count_flops(recipe).per_image - first) / (second - first))
+    return _with_overrides(one_layer, f"model.scripts={max(layers, 1)}")
 
 
-def _with(recipe: Recipe, *overrides: str) -> Recipe:
-    return recipe_in(dump(recipe), overrides, recipe.name)
+def _with_overrides(recipe: Recipe, *overrides: str) -> Recipe:
+    return load_recipe_text(dump(recipe), overrides, recipe.name)
 
 
 def random_batch(engine: Engine, count: int) -> Batch:
-    """Inputs in [0, 1) and classes, equal for all models of equal shape."""
-    key_B = keys(0, torch.arange(count))
+    """Draws inputs in [0, 1) and classes, which are equal for all models of equal shape."""
+    key_B = rng_keys(0, torch.arange(count))
     tasks: Mapping[str, int] = engine.model.tasks
     targets = {
-        task: (uniform(keys(number, key_B)) * classes).long().view(count)
+        task: (uniform(rng_keys(number, key_B)) * classes).long().view(count)
         for number, (task, classes) in enumerate(tasks.items())
     }
     return Batch(uniform(key_B, *engine.model.input.shape), targets, key=key_B)
 
 
-def _now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done what it was asked to."""
+def _synchronized_time(device: torch.device) -> float:
+    """Waits until the device has finished, and returns the time of a clock in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows as JSON has them."""
+def rows_to_json(rows: Sequence[BenchRow]) -> list[dict[str, Any]]:
+    """Returns the rows as JSON documents."""
     return [attrs.asdict(row) for row in rows]

@@ -1,4 +1,4 @@
-"""What a run has measured so far, read back from its metrics."""
+"""Reads the metrics file of a run."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ from pathlib import Path
 
 from attrs import frozen
 
-from ni_framework.checkpoint.run_dir import METRICS
+from ni_framework.checkpoint.run_dir import METRICS_FILE
 from ni_framework.errors import UsageError
 
-_LARGEST = 3.5e38
-Series = tuple[list[int], list[float]]  # steps, and values at them
+# Plots use single precision, and training does not produce larger numbers either.
+_MAX_PLOTTABLE = 3.5e38
+# Steps, and the values at these steps.
+MetricSeries = tuple[list[int], list[float]]
 
 
 @frozen
-class History:
+class MetricsLog:
     """The metrics of a run by name, and the steps of its warnings."""
 
-    series: dict[str, Series]
-    warnings: list[int]
+    series: dict[str, MetricSeries]
+    warning_steps: list[int]
 
-    def steps(self) -> set[int]:
-        """Every step of which something is known."""
-        return {*self.warnings, *(step for steps, _ in self.series.values() for step in steps)}
+    def all_steps(self) -> set[int]:
+        """Returns every step that has a metric or a warning."""
+        return {*self.warning_steps, *(step for steps, _ in self.series.values() for step in steps)}
 
-    def under(self, prefix: str) -> dict[str, Series]:
-        """The series whose names begin with a prefix, by what follows."""
-        return {name.removeprefix(prefix): found for name, found in self.series.items() if name.startswith(prefix)}
+    def with_prefix(self, prefix: str) -> dict[str, MetricSeries]:
+        """Returns the series whose names start with a prefix, by the rest of their names."""
+        return {name.removeprefix(prefix): series for name, series in self.series.items() if name.startswith(prefix)}
 
 
-def read_history(run: Path) -> History:
-    """The history of a run, also of one that goes on: a line that is cut off is left out, as is what is not finite.
+def read_metrics_log(run: Path) -> MetricsLog:
+    """Reads the metrics of a run, which may still be in progress; incomplete lines and values that are not finite are skipped.
 
-    Raises `UsageError` where there is none.
+    Raises `UsageError` if there are no metrics.
     """
-    path = run / METRICS
+    path = run / METRICS_FILE
     if not run.is_dir():
-        raise UsageError(f"{run}: there is no such run; name the folder of a run")
+        raise UsageError(f"{run}: there is no such folder; name a run folder")
     if not path.is_file():
-        raise UsageError(f"{run}: holds no {METRICS}; name the folder of a run")
-    series: dict[str, Series] = {}
-    warnings: list[int] = []
+        raise UsageError(f"{run}: contains no {METRICS_FILE}; name a run folder")
+    series: dict[str, MetricSeries] = {}
+    warning_steps: list[int] = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
@@ -49,17 +51,16 @@ def read_history(run: Path) -> History:
         except (ValueError, KeyError, TypeError, OverflowError):
             continue
         if "warning" in line:
-            warnings.append(step)
+            warning_steps.append(step)
         for name, value in line.items():
-            if name not in ("step", "seconds") and _is_number(value):
+            if name not in ("step", "seconds") and _is_plottable(value):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(float(value))
     if not series:
-        raise UsageError(f"{path}: holds no line of metrics yet; wait for the first, or name another run")
-    return History(series, warnings)
+        raise UsageError(f"{path}: contains no metrics yet; wait for the first ones, or name another run")
+    return MetricsLog(series, warning_steps)
 
 
-def _is_number(value: object) -> bool:
-    """Whether a picture can hold it: no more than single precision knows, which training does not exceed."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+def _is_plottable(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_PLOTTABLE

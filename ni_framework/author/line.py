@@ -1,4 +1,4 @@
-"""The author's line of code: attention and an MLP under a code, with its three kinds of residual."""
+"""The author's line of code: attention and an MLP that depend on a code, with three kinds of residual connection."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ni_framework.author import kwargs as given
+from ni_framework.author.kwargs import FunctionPodKwargs
 from ni_framework.author.maps import MAPS, CodedMap
-from ni_framework.author.positions import RelativePositions
+from ni_framework.author.positions import AuthorRelativePositions
 from ni_framework.nn.layouts.dense import DensePairs
 
-GAINS = {"post_attention_gain": 2.5, "post_mlp_gain": 2.5}  # buffers in the author's model, which never change
+# Buffers in the author's model, which never change.
+RESIDUAL_GAINS = {"post_attention_gain": 2.5, "post_mlp_gain": 2.5}
 
 
-class Line(nn.Module):
-    """A line of code, [R, D] -> [R, D] with rows [U, B, V, .]; R's U may be 1 on the way in. Source: the author's `LOCPod`."""
+class AuthorLine(nn.Module):
+    """A line of code, [R, D] -> [R, D] with rows [U, B, V, .]; U may be 1 in the input. Source: the author's `LOCPod`."""
 
     post_attention_gain: Tensor
     post_mlp_gain: Tensor
 
-    def __init__(self, pod: given.Pod, width: int, grid: int | None) -> None:
+    def __init__(self, pod: FunctionPodKwargs, width: int, grid: int | None) -> None:
         super().__init__()
         line, code, heads = pod.loc_pod_kwargs, pod.code_features, pod.num_heads_in_loc
         # A head's key is as wide as the configured width of all heads together: a quirk of the author's code.
@@ -38,17 +39,17 @@ class Line(nn.Module):
         self.value_compiler = linear(width)
         self.post_attention_fc = linear(width) if line.use_fc_after_attention else None
         self.pointwise_mlp = nn.ModuleList((linear(width, active=True), linear(width, active=line.trailing_activation)))
-        if line.residual_mode == "gating":  # the others do not read them
-            for name in GAINS:
+        if line.residual_mode == "gating":  # The other modes do not read the gains.
+            for name in RESIDUAL_GAINS:
                 self.register_buffer(name, torch.empty(()))
         self.relative_positional_encoder = None
         if line.relative_positional_encoder:
-            assert grid is not None  # refused by read_config
+            assert grid is not None  # Checked by `read_config`.
             positions = line.relative_positional_encoder_kwargs
-            self.relative_positional_encoder = RelativePositions(positions, grid, heads, key, code)
+            self.relative_positional_encoder = AuthorRelativePositions(positions, grid, heads, key, code)
 
     def prepare(self, code_UC: Tensor, num_elements: int) -> dict[Any, Any]:
-        """What depends on the codes alone: of each map, and the logits of positions."""
+        """What depends only on the codes: the values of each map by its module, and the logits of positions by "position"."""
         prepared: dict[Any, Any] = {m: m.prepare(code_UC) for m in self.modules() if isinstance(m, CodedMap)}
         positions = self.relative_positional_encoder
         prepared["position"] = None if positions is None else positions(code_UC, num_elements)
@@ -68,7 +69,8 @@ class Line(nn.Module):
         for linear in self.pointwise_mlp:
             f_RD = linear(f_RD, prepared[linear], pairs)
         if self.line.residual_mode == "gating":
-            return (1 - c_R1) * a_RD + self.post_mlp_gain * c_R1**2 * f_RD  # the author multiplies by c twice
+            # The author's code multiplies by c twice.
+            return (1 - c_R1) * a_RD + self.post_mlp_gain * c_R1**2 * f_RD
         return a_RD + c_R1 * f_RD
 
     def _attend(self, z_RD: Tensor, prepared: dict[Any, Any], pairs: DensePairs) -> Tensor:
@@ -77,14 +79,14 @@ class Line(nn.Module):
             for linear in (self.query_compiler, self.key_compiler, self.value_compiler)
         )
         scale = key_RHK.shape[-1] ** -0.5 if self.line.scale_attention_weights else 1.0
-        o_RD = attention(
+        o_RD = author_attention(
             query_RHK, key_RHK, value_RHE, pairs.compatibility, prepared["position"], scale, self.line.epsilon
         ).flatten(-2)
         linear = self.post_attention_fc
         return o_RD if linear is None else linear(o_RD, prepared[linear], pairs)
 
 
-def attention(
+def author_attention(
     query_RHK: Tensor,
     key_RHK: Tensor,
     value_RHE: Tensor,
@@ -93,16 +95,28 @@ def attention(
     scale: float,
     eps: float,
 ) -> Tensor:
-    """Attention among all elements, then modulated by compatibility, [U, B, V, H, E].
+    """Attention among all elements, modulated by compatibility afterwards.
 
     w_ij = c_i c_j a_ij / (eps + sum_j c_i c_j a_ij) with a = softmax_j(scale (q_i . k_j + r_ij)). Unlike in
     `nn.attention`, c_i does not cancel, because of the eps, and closed elements take part in the softmax.
+
+    Args:
+        query_RHK: [U, B, V, H, K].
+        key_RHK: [U, B, V, H, K].
+        value_RHE: [U, B, V, H, E].
+        compatibility_R1: c, [U, B, V, 1].
+        position_UHVV: r, logits of relative positions, [U or 1, H, V, V].
+        scale: Factor of the logits.
+        eps: Added to the normalisation.
+
+    Returns:
+        [U, B, V, H, E].
     """
     query, key, value = (rows.transpose(2, 3) for rows in (query_RHK, key_RHK, value_RHE))  # [U, B, H, V, .]
     logits = query @ key.transpose(-1, -2)
     if position_UHVV is not None:
         logits = logits + position_UHVV.unsqueeze(1)
-    here = compatibility_R1.unsqueeze(2)  # [U, B, 1, V, 1]
-    weight = here * here.transpose(-1, -2) * torch.softmax(scale * logits, dim=-1)
+    c = compatibility_R1.unsqueeze(2)  # [U, B, 1, V, 1]
+    weight = c * c.transpose(-1, -2) * torch.softmax(scale * logits, dim=-1)
     weight = weight / (weight.sum(dim=-1, keepdim=True) + eps)
     return (weight @ value).transpose(2, 3)

@@ -1,4 +1,4 @@
-"""From the author's keyword arguments and state dict to a model."""
+"""Builds a model from the author's keyword arguments and state dict."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from torch import nn
 
 from ni_framework.author.config import read_config
 from ni_framework.author.network import AuthorModel
-from ni_framework.author.state import fill
+from ni_framework.author.state import load_author_state
 
 
 def load_author_model(config: Mapping[str, Any], state: Mapping[str, Any]) -> nn.Module:
-    """The author's `NeuralInterpreter(**config)` with the tensors of `state`, which keep their dtype.
+    """The author's `NeuralInterpreter(**config)` with the tensors of a state dict.
 
-    `model(inputs, mask=None, tasks=None, detail=None)` is called as any model of the framework and returns the same;
-    `ni_framework.trace` works. Parameters have the author's names and shapes; tensors of the state that the author's
-    model never reads are left out, and so are those that it never trains (the codebook). `state` holds numpy arrays or
-    tensors by the author's names; they are copied. Raises `UsageError` for a config that cannot be read or asks for what is
-    not supported, `CheckpointError` for a state that does not fit the config; each lists all that is wrong.
+    The model is called like any model of the framework, `model(inputs, mask=None, tasks=None, detail=None)`, returns the same
+    and works with `ni_framework.trace`. Its parameters have the author's names and shapes. The codebook, which the author's
+    model never trains, is not a parameter, and tensors of the state that the author's model never reads are skipped.
+
+    Args:
+        config: The author's keyword arguments.
+        state: numpy arrays or tensors by the author's names; they are copied and keep their dtype.
+
+    Raises:
+        UsageError: for an invalid config or one with unsupported values, with all problems.
+        CheckpointError: for a state that does not match the config, with all problems.
     """
     settings = read_config(config)
     with torch.device("meta"):
         model = AuthorModel(settings)
-    fill(model, state)
+    load_author_state(model, state)
     return model

@@ -1,7 +1,7 @@
-"""The author's four kinds of linear map that a function's code tells apart; tensors under the author's names.
+"""The author's four kinds of linear map that depend on a function's code; tensors have the author's names.
 
-Each has a `prepare`, which runs once per forward of a script on the codes alone, and a `forward` on rows [R, in] -> [R, out].
-`active` puts a GELU where the author's class puts its activation.
+Each has a `prepare`, which runs once per forward pass of a script and only reads the codes, and a `forward` on rows,
+[R, in] -> [R, out]. `active` adds a GELU where the author's class applies its activation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ni_framework.contracts import Pairs
-from ni_framework.nn.modlin import ModulatedMap, Modulation, scale_of
+from ni_framework.nn.modlin import ModulatedMap, Modulation, code_scale
 
 
 class CodedMap(nn.Module, ABC):
-    """A linear map of rows under a code."""
+    """A linear map of rows that depends on a code."""
 
     @abstractmethod
     def __init__(self, in_features: int, out_features: int, code: int, bias: bool, active: bool) -> None:
@@ -45,10 +45,10 @@ class ModFC(CodedMap):
         self.scale = nn.Linear(code, in_features, bias=False)
 
     def prepare(self, code_UC: Tensor) -> Modulation:
-        return Modulation(ModulatedMap(self.native_weight, scale_of(code_UC, self.scale.weight), self.native_bias))
+        return Modulation(ModulatedMap(self.native_weight, code_scale(code_UC, self.scale.weight), self.native_bias))
 
     def forward(self, x_RD: Tensor, prepared: Modulation, pairs: Pairs) -> Tensor:
-        return self.activate(pairs.modulate(x_RD, prepared))
+        return self.activate(pairs.modulated_linear(x_RD, prepared))
 
 
 class FC(CodedMap):
@@ -66,7 +66,7 @@ class FC(CodedMap):
 
 
 class GModFC(CodedMap):
-    """(W x + b) * act(W' code + b'): the activation lies on the gate, not on the outcome. Source: the author's `GModFC`."""
+    """(W x + b) * act(W' code + b'): the activation is on the gate and not on the result. Source: the author's `GModFC`."""
 
     def __init__(self, in_features: int, out_features: int, code: int, bias: bool, active: bool) -> None:
         super().__init__(in_features, out_features, code, bias, active)
@@ -77,7 +77,7 @@ class GModFC(CodedMap):
         return self.activate(self.aux_lin(code_UC))
 
     def forward(self, x_RD: Tensor, prepared: Tensor, pairs: Pairs) -> Tensor:
-        return self.main_lin(x_RD) * pairs.spread(prepared)
+        return self.main_lin(x_RD) * pairs.expand(prepared)
 
 
 class HyperFC(CodedMap):
@@ -104,8 +104,8 @@ class HyperFC(CodedMap):
 
     def forward(self, x_RD: Tensor, prepared: tuple[Tensor, Tensor], pairs: Pairs) -> Tensor:
         weight_UED, bias_UE = prepared
-        y_RE = pairs.multiply(x_RD, weight_UED)
-        return self.activate(y_RE + pairs.spread(bias_UE) if bias_UE.shape[1] else y_RE)
+        y_RE = pairs.grouped_linear(x_RD, weight_UED)
+        return self.activate(y_RE + pairs.expand(bias_UE) if bias_UE.shape[1] else y_RE)
 
 
 MAPS: dict[str, type[CodedMap]] = {"ModFC": ModFC, "FC": FC, "GModFC": GModFC, "HyperFC": HyperFC}

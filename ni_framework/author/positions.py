@@ -1,20 +1,20 @@
-"""The author's relative positions, under the author's names."""
+"""The author's relative positions; tensors have the author's names."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ni_framework.author import kwargs as given
-from ni_framework.nn.relative_positions import Mixing, axis_logits, spread_logits
+from ni_framework.author.kwargs import PositionsKwargs
+from ni_framework.nn.relative_positions import Mixing, axis_logits, expand_axis_logits
 
 
-class RelativePositions(nn.Module):
+class AuthorRelativePositions(nn.Module):
     """Logits [U, H, V, V], or [1, H, V, V] when shared, for patches on a square grid; CLS elements get 0.
 
-    Equations in `nn.relative_positions`. Source: the author's `RelativePositionalEncoder`.
+    The equations are in `nn.relative_positions`. Source: the author's `RelativePositionalEncoder`.
     """
 
-    def __init__(self, positions: given.Positions, grid: int, heads: int, key: int, code: int) -> None:
+    def __init__(self, positions: PositionsKwargs, grid: int, heads: int, key: int, code: int) -> None:
         super().__init__()
         self.grid = grid
         shared = positions.share_positional_encoding_between_functions
@@ -35,4 +35,4 @@ class RelativePositions(nn.Module):
                 (self.col_embeddings, self.head_keys_col, self.function_keys_col),
             )
         )
-        return spread_logits(row_UHS, column_UHS, (self.grid, self.grid), num_elements)
+        return expand_axis_logits(row_UHS, column_UHS, (self.grid, self.grid), num_elements)

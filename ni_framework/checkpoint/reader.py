@@ -1,4 +1,4 @@
-"""The tensors in a checkpoint: read whole or in part, whichever processes wrote them and in which pieces."""
+"""Reads the tensors of a checkpoint, whole or in part, independent of how they were sharded when they were written."""
 
 from __future__ import annotations
 
@@ -13,120 +13,139 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ni_framework.checkpoint.manifest import Manifest, check_file, shards_of
-from ni_framework.checkpoint.shards import Piece, State
+from ni_framework.checkpoint.manifest import Manifest, check_file, shard_files
+from ni_framework.checkpoint.shards import ShardedState, TensorShard
 from ni_framework.errors import CheckpointError
 
-_FAULTS = (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError)
+_READ_ERRORS = (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError)
 
 
-class _Lying(NamedTuple):
-    """Where elements `start` to `stop` of a tensor lie."""
+class _Extent(NamedTuple):
+    """Where elements `start` to `stop` of a tensor are stored: under `key` in an open safetensors `file`.
+
+    `is_unsharded`: this is the whole tensor, in its shape.
+    """
 
     start: int
     stop: int
-    file: Any  # an open safetensors file
+    file: Any
     key: str
-    whole: bool  # whether they lie there in the tensor's shape
+    is_unsharded: bool
 
 
-class Stored:
-    """The tensors of one file of a checkpoint, or of the shards that stand for it, by name.
+class TensorReader:
+    """The tensors of one logical file of a checkpoint, which may be stored as several shards, by name.
 
-    Only what is asked for is read. Raises `CheckpointError` for what cannot be read as safetensors, or has pieces that do
-    not make up their tensors.
+    Only requested elements are read. Raises `CheckpointError` for a file that is not valid safetensors, or shards that do
+    not cover their tensors.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, name: str, checked: bool = False) -> None:
-        self._where = folder / name
-        self._pieces = manifest.pieces.get(name, {})
+    def __init__(self, folder: Path, manifest: Manifest, name: str, verified: bool = False) -> None:
+        """Opens the files.
+
+        Args:
+            folder: The checkpoint.
+            manifest: Its manifest.
+            name: The logical name of the file.
+            verified: Whether the caller has compared the files with the manifest already.
+        """
+        self._path = folder / name
+        self._shard_shapes = manifest.shard_shapes.get(name, {})
         self._shapes: dict[str, list[int]] = {}
-        self._lying: dict[str, list[_Lying]] = {}
+        self._extents: dict[str, list[_Extent]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        for shard in shards_of(manifest.files, name):
-            if not checked:
+        for shard in shard_files(manifest.files, name):
+            if not verified:
                 check_file(folder, manifest, shard)
-            with _told(folder / shard):
-                self._index(safe_open(str(folder / shard), framework="pt"))
-        self._complete()
+            with _wrap_read_errors(folder / shard):
+                self._index_file(safe_open(str(folder / shard), framework="pt"))
+        self._check_complete()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._lying)
+        return iter(self._extents)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._lying
+        return name in self._extents
 
     def shape(self, name: str) -> list[int]:
-        """The shape of the whole tensor."""
+        """Returns the shape of the whole tensor."""
         return self._shapes[name]
 
     def dtype(self, name: str) -> torch.dtype:
-        """The type of its elements."""
+        """Returns the type of the tensor's elements."""
         return self._dtypes[name]
 
-    def under(self, prefix: str) -> Stored:
-        """The tensors whose names lie under a name, by the rest of theirs."""
-        part = copy(self)
-        for of in ("_lying", "_shapes", "_dtypes"):
-            named = getattr(self, of).items()
-            below = {n.removeprefix(f"{prefix}/"): value for n, value in named if n.startswith(f"{prefix}/")}
-            setattr(part, of, below)
-        return part
+    def with_prefix(self, prefix: str) -> TensorReader:
+        """Returns a reader of the tensors whose names start with `prefix/`, under the rest of their names."""
+        reader = copy(self)
+        for attribute in ("_extents", "_shapes", "_dtypes"):
+            entries = getattr(self, attribute).items()
+            selected = {n.removeprefix(f"{prefix}/"): value for n, value in entries if n.startswith(f"{prefix}/")}
+            setattr(reader, attribute, selected)
+        return reader
 
     def read(self, name: str) -> Tensor:
-        """The whole tensor."""
-        first, *others = self._lying[name]
-        if not others and first.whole:
-            with _told(self._where):
+        """Returns a whole tensor."""
+        first, *others = self._extents[name]
+        if not others and first.is_unsharded:
+            with _wrap_read_errors(self._path):
                 return first.file.get_tensor(first.key)
         shape = self._shapes[name]
-        return self.part(name, 0, math.prod(shape)).view(shape)
+        return self.read_range(name, 0, math.prod(shape)).view(shape)
 
-    def part(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements `start` to `stop`, in the order in which they lie in the tensor."""
-        parts = []
-        for lying in self._lying[name]:
-            first, last = max(start, lying.start), min(stop, lying.stop)
+    def read_range(self, name: str, start: int, stop: int) -> Tensor:
+        """Returns elements `start` to `stop` of the flattened tensor; [stop - start].
+
+        Args:
+            name: The tensor.
+            start: The flat index of the first element.
+            stop: The flat index after the last element.
+        """
+        chunks = []
+        for extent in self._extents[name]:
+            first, last = max(start, extent.start), min(stop, extent.stop)
             if first < last:
-                with _told(self._where):
-                    parts.append(_elements(lying, first - lying.start, last - lying.start))
-        return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
+                with _wrap_read_errors(self._path):
+                    chunks.append(_read_elements(extent, first - extent.start, last - extent.start))
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks) if chunks else torch.empty(0)
 
-    def all(self) -> dict[str, Tensor]:
-        """Every tensor, whole."""
+    def read_all(self) -> dict[str, Tensor]:
+        """Returns every tensor, whole."""
         return {name: self.read(name) for name in self}
 
-    def _index(self, file: Any) -> None:
-        for key in file.keys():  # noqa: SIM118  it is no mapping
+    def _index_file(self, file: Any) -> None:
+        for key in file.keys():  # noqa: SIM118  safe_open is not a mapping
             name, at, number = key.rpartition("@")
-            whole = not (at and name in self._pieces)
-            name, start = (key, 0) if whole else (name, int(number))
-            if whole and name in self._lying:
-                raise ValueError(f"{name} is there twice")
+            is_unsharded = not (at and name in self._shard_shapes)
+            name, start = (key, 0) if is_unsharded else (name, int(number))
+            if is_unsharded and name in self._extents:
+                raise ValueError(f"{name} occurs twice")
             view = file.get_slice(key)
             shape = view.get_shape()
-            self._shapes.setdefault(name, self._pieces.get(name, shape))
+            self._shapes.setdefault(name, self._shard_shapes.get(name, shape))
             self._dtypes[name] = view[:0].dtype if shape else file.get_tensor(key).dtype
-            lying = _Lying(start, start + math.prod(shape), file, key, whole)
-            self._lying.setdefault(name, []).append(lying)
+            extent = _Extent(start, start + math.prod(shape), file, key, is_unsharded)
+            self._extents.setdefault(name, []).append(extent)
 
-    def _complete(self) -> None:
-        """Every tensor that lies in pieces has each of its elements once."""
-        for name, shape in self._pieces.items():
+    def _check_complete(self) -> None:
+        """Raises `CheckpointError` unless the shards of every tensor cover each of its elements exactly once."""
+        for name, shape in self._shard_shapes.items():
             self._shapes.setdefault(name, shape)
-            pieces = self._lying.setdefault(name, [])
-            pieces.sort(key=lambda lying: lying.start)
-            starts, stops = [lying.start for lying in pieces], [lying.stop for lying in pieces]
-            if not pieces or pieces[0].whole or [*starts, math.prod(shape)] != [0, *stops]:
-                raise CheckpointError(f"{self._where}: the pieces of {name} do not make it up; use another checkpoint")
+            extents = self._extents.setdefault(name, [])
+            extents.sort(key=lambda extent: extent.start)
+            starts, stops = [extent.start for extent in extents], [extent.stop for extent in extents]
+            if not extents or extents[0].is_unsharded or [*starts, math.prod(shape)] != [0, *stops]:
+                raise CheckpointError(
+                    f"{self._path}: the shards of {name} do not cover it exactly once; use another checkpoint"
+                )
 
 
-def _elements(lying: _Lying, first: int, last: int) -> Tensor:
-    """Elements of a tensor in a file, of which no more rows than needed are read."""
-    view = lying.file.get_slice(lying.key)
+def _read_elements(extent: _Extent, first: int, last: int) -> Tensor:
+    """Returns elements `first` to `last` of an extent; only the rows that contain them are read."""
+    view = extent.file.get_slice(extent.key)
     shape = view.get_shape()
     if not shape:
-        return lying.file.get_tensor(lying.key).view(1)
+        return extent.file.get_tensor(extent.key).view(1)
     row = math.prod(shape[1:])
     top = first // row
     rows_P = view[top : -(-last // row)].flatten()
@@ -134,20 +153,20 @@ def _elements(lying: _Lying, first: int, last: int) -> Tensor:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _wrap_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except _FAULTS as error:
+    except _READ_ERRORS as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors: {error}; use another checkpoint") from error
 
 
-def keyed(state: State) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """What a process writes of a state: tensors by the keys that `Stored` reads, and the shapes of those in pieces."""
+def to_safetensors(state: ShardedState) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Returns a rank's tensors by the keys that `TensorReader` expects, and the whole shapes of those that are sharded."""
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
     for name, value in state.items():
-        if isinstance(value, Piece):
-            tensors[f"{name}@{value.start}"] = value.part_P
+        if isinstance(value, TensorShard):
+            tensors[f"{name}@{value.start}"] = value.values_P
             shapes[name] = list(value.shape)
         else:
             tensors[name] = value

@@ -1,4 +1,4 @@
-"""A run folder: its checkpoints, which of them is the newest, how many are kept, and whose it is."""
+"""A run folder: its checkpoints, which of them is the newest, how many are kept, and which process uses it."""
 
 from __future__ import annotations
 
@@ -12,155 +12,172 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ni_framework.checkpoint.manifest import MANIFEST, Manifest, check_files, step_of
+from ni_framework.checkpoint.manifest import MANIFEST_FILE, Manifest, check_files, step_from_name
 from ni_framework.errors import CheckpointError, RunError, UsageError
-from ni_framework.utils.atomic_files import hidden, open_plain, remove_folder, replace_file, sweep
+from ni_framework.utils.atomic_files import atomic_write, open_regular_file, remove_folder, remove_stale, staging_path
 
-CHECKPOINTS, POINTER, METRICS, LOCKED = "checkpoints", "latest", "metrics.jsonl", ".lock"
-_LONGEST = 64  # bytes of a pointer
+CHECKPOINTS_DIR, LATEST_FILE, METRICS_FILE, RUN_LOCK_FILE = "checkpoints", "latest", "metrics.jsonl", ".lock"
+# The largest size of the file `latest`.
+_MAX_POINTER_BYTES = 64
 
 
-def new_run(name: str) -> Path:
-    """A run folder that does not exist yet: `runs/<recipe>/<time>`, with a number if the second is taken."""
-    place = Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}"
-    others = (place.with_name(f"{place.name}-{number}") for number in count(2))
-    return next(run for run in chain([place], others) if not run.exists())
+def new_run_dir(name: str) -> Path:
+    """Returns a run folder that does not exist yet: `runs/<recipe>/<time>`, with a number if that is taken."""
+    first = Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}"
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(run for run in chain([first], others) if not run.exists())
 
 
 def check_new(run: Path) -> None:
-    """Raises `UsageError` for a folder that holds a run already."""
-    if checkpoints_of(run):
-        raise UsageError(
-            f"{run}: holds a run already; go on with it (ni train --resume {run}) or name another --output"
-        )
+    """Raises `UsageError` for a folder that contains a run already."""
+    if list_checkpoints(run):
+        raise UsageError(f"{run}: contains a run already; resume it (ni train --resume {run}) or name another --output")
 
 
-def check_visible(run: Path) -> None:
-    """Raises `RunError` where another process has made a run folder and this one does not see it."""
-    if not (run / LOCKED).exists():
+def require_shared_filesystem(run: Path) -> None:
+    """Raises `RunError` if this process does not see the run folder that rank 0 has made."""
+    if not (run / RUN_LOCK_FILE).exists():
         raise RunError(
-            f"{run}: is not to be seen from {platform.node()}; put the run folder on a disk that all machines share, by --output"
+            f"{run}: is not visible on {platform.node()}; put the run folder on a disk that all machines share, with --output"
         )
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Holds a run folder against any other process, and clears what a stopped one has left in it.
+def run_lock(run: Path) -> Iterator[None]:
+    """Locks a run folder against other processes, and removes what an interrupted one has left in it.
 
-    The lock belongs to the process, so that nothing remains of it, however the process ends. Raises `RunError` at once if
-    another one holds it, and `UsageError` for what is no folder.
+    The operating system releases the lock however the process ends. Raises `RunError` at once if another process has the
+    lock, and `UsageError` if the path is not a folder.
     """
     if run.exists() and not run.is_dir():
-        raise UsageError(f"{run}: is no folder; name another with --output")
+        raise UsageError(f"{run}: is not a folder; name another with --output")
     fresh = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / LOCKED, timeout=0)
+    lock = FileLock(run / RUN_LOCK_FILE, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise RunError(
-            f"{run}: another process is at work in this run folder; wait for it, or name another --output"
+            f"{run}: another process is using this run folder; wait for it to end, or name another --output"
         ) from None
     try:
-        sweep(run)
-        sweep(run / CHECKPOINTS)
+        remove_stale(run)
+        remove_stale(run / CHECKPOINTS_DIR)
         yield
     finally:
         lock.release()
-        if fresh and [entry.name for entry in run.iterdir()] == [LOCKED]:  # nothing came of it
-            (run / LOCKED).unlink()
+        # If nothing was written, the folder is removed again.
+        if fresh and [entry.name for entry in run.iterdir()] == [RUN_LOCK_FILE]:
+            (run / RUN_LOCK_FILE).unlink()
             run.rmdir()
 
 
 def link_latest(run: Path) -> None:
-    """Makes `latest` in a folder `runs/` lead to this run, if it lies in one and links are to be had."""
+    """Points the link `latest` in a folder `runs/` to this run, if the run is in one and links are supported."""
     run = run.resolve()
     top = next((folder for folder in run.parents if folder.name == "runs"), None)
     if top is None or ((top / "latest").exists() and not (top / "latest").is_symlink()):
         return
-    beside = hidden(top / "latest", "new")
+    staging = staging_path(top / "latest", "new")
     with suppress(OSError):
-        os.symlink(run.relative_to(top), beside)
-        os.replace(beside, top / "latest")
+        os.symlink(run.relative_to(top), staging)
+        os.replace(staging, top / "latest")
 
 
-def place_of(run: Path, step: int, steps: int) -> Path:
-    """Where the checkpoint of a step belongs; names sort as the steps do."""
-    return run / CHECKPOINTS / f"step-{step:0{len(str(steps))}}"
+def checkpoint_dir(run: Path, step: int, steps: int) -> Path:
+    """Returns the folder for the checkpoint of a step; names sort in the order of steps.
+
+    Args:
+        run: The run folder.
+        step: The step.
+        steps: The last step of the run, which determines the number of digits.
+    """
+    return run / CHECKPOINTS_DIR / f"step-{step:0{len(str(steps))}}"
 
 
-def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, oldest first, whole or not."""
-    found = [entry.parent for entry in run.glob(f"{CHECKPOINTS}/step-*/{MANIFEST}")]
-    return sorted((folder for folder in found if step_of(folder) is not None), key=lambda folder: step_of(folder) or 0)
+def list_checkpoints(run: Path) -> list[Path]:
+    """Returns the checkpoints of a run folder, oldest first, intact or not."""
+    folders = [entry.parent for entry in run.glob(f"{CHECKPOINTS_DIR}/step-*/{MANIFEST_FILE}")]
+    return sorted(
+        (folder for folder in folders if step_from_name(folder) is not None),
+        key=lambda folder: step_from_name(folder) or 0,
+    )
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that a path means: the folder itself, or the newest in a run folder.
+    """Returns the checkpoint of a path: the path itself, or the newest checkpoint in a run folder.
 
-    Raises `CheckpointError` if there is none.
+    Raises `CheckpointError` if there is no checkpoint.
     """
     folder = Path(path)
     if not folder.exists():
         raise CheckpointError(f"{folder}: there is no such checkpoint; name a checkpoint folder or a run folder")
-    if (folder / MANIFEST).is_file():
+    if (folder / MANIFEST_FILE).is_file():
         return folder
-    found = checkpoints_of(folder)
-    if not found:
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
         raise CheckpointError(
-            f"{folder}: holds no checkpoint; name a folder with a {MANIFEST}, or a run that has saved one"
+            f"{folder}: contains no checkpoint; name a folder with a {MANIFEST_FILE}, or a run that has saved one"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
-def point_to(checkpoint: Path) -> None:
-    """Writes down which checkpoint is the newest, once it is there to stay; if it is ever lost, that is noticed."""
-    replace_file(checkpoint.parent / POINTER, f"{checkpoint.name}\n".encode())
+def write_latest(checkpoint: Path) -> None:
+    """Records the newest checkpoint once it is durable, so that a later loss of it is noticed."""
+    atomic_write(checkpoint.parent / LATEST_FILE, f"{checkpoint.name}\n".encode())
 
 
-def pointed_to(run: Path) -> Path | None:
-    """The checkpoint that should be the newest; None if nothing sensible is written down."""
-    path = run / CHECKPOINTS / POINTER
+def read_latest(run: Path) -> Path | None:
+    """Returns the checkpoint that is recorded as the newest; None if there is no valid record."""
+    path = run / CHECKPOINTS_DIR / LATEST_FILE
     try:
-        with open_plain(path, _LONGEST) as file:
+        with open_regular_file(path, _MAX_POINTER_BYTES) as file:
             name = file.read().decode("ascii").strip()
     except (OSError, ValueError):
         return None
-    return path.with_name(name) if name == Path(name).name and step_of(Path(name)) is not None else None
+    return path.with_name(name) if name == Path(name).name and step_from_name(Path(name)) is not None else None
 
 
-def newest_good(
+def find_latest_valid(
     run: Path,
     check: Callable[[Path], Manifest] = check_files,
-    seen: tuple[list[Path], Path | None] | None = None,
+    known_checkpoints: tuple[list[Path], Path | None] | None = None,
 ) -> tuple[Path, Manifest, list[str]]:
-    """The newest checkpoint of a run whose files agree with its manifest, and what is wrong with those after it.
+    """Finds the newest checkpoint of a run whose files agree with its manifest.
 
-    `seen` are the checkpoints to choose from and the one that should be the newest, where another has looked. Raises
-    `CheckpointError` if none is whole.
+    Args:
+        run: The run folder.
+        check: Returns the manifest of a checkpoint after checking its files.
+        known_checkpoints: The checkpoints to choose from, and the one recorded as the newest, if rank 0 has listed them.
+
+    Returns:
+        The checkpoint, its manifest, and what is wrong with each later checkpoint.
+
+    Raises:
+        CheckpointError: None is intact.
     """
     faults: list[str] = []
-    found, expected = seen or (checkpoints_of(run), pointed_to(run))
-    if expected is not None and expected not in found:
-        faults.append(f"{expected}: is missing, and was saved last; use another checkpoint")
-    for folder in reversed(found):
+    candidates, recorded = known_checkpoints or (list_checkpoints(run), read_latest(run))
+    if recorded is not None and recorded not in candidates:
+        faults.append(f"{recorded}: is missing, although it was saved last; use another checkpoint")
+    for folder in reversed(candidates):
         try:
             return folder, check(folder), faults
         except CheckpointError as error:
             faults.append(str(error))
-    raise CheckpointError("\n".join([f"{run}: none of its checkpoints is whole", *faults]))
+    raise CheckpointError("\n".join([f"{run}: none of its checkpoints is intact", *faults]))
 
 
-def retain(run: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints, and none unless one of these is whole."""
-    found = checkpoints_of(run)
-    kept, others = found[-keep:], found[:-keep]
-    if others and any(_is_whole(folder) for folder in reversed(kept)):
-        for folder in others:
+def prune_checkpoints(run: Path, keep_last: int) -> None:
+    """Removes all but the newest `keep_last` checkpoints, but removes nothing unless one of these is intact."""
+    checkpoints = list_checkpoints(run)
+    retained, outdated = checkpoints[-keep_last:], checkpoints[:-keep_last]
+    if outdated and any(_is_intact(folder) for folder in reversed(retained)):
+        for folder in outdated:
             remove_folder(folder)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     try:
         check_files(folder)
     except CheckpointError:

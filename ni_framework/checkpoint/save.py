@@ -1,124 +1,136 @@
-"""A checkpoint: a folder with weights and training state (safetensors), recipe, lock, golden batch and manifest."""
+"""Saves a checkpoint: a folder with weights and training state (safetensors), recipe, lockfile, golden batch and manifest."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ni_framework import recipe as recipes
 from ni_framework.checkpoint.manifest import (
-    AVERAGE,
-    GOLDEN,
-    LOCK,
-    MANIFEST,
-    RECIPE,
-    TRAINING,
-    WEIGHTS,
+    EMA_WEIGHTS_FILE,
+    GOLDEN_FILE,
+    LOCKFILE,
+    MANIFEST_FILE,
+    RECIPE_FILE,
+    TRAINING_STATE_FILE,
+    WEIGHTS_FILE,
     Manifest,
-    file_entry,
-    manifest_bytes,
+    encode_manifest,
     shard_name,
 )
-from ni_framework.checkpoint.reader import keyed
-from ni_framework.checkpoint.shards import State, held
-from ni_framework.distributed.communicator import ALONE, Team
+from ni_framework.checkpoint.reader import to_safetensors
+from ni_framework.checkpoint.shards import ShardedState, local_tensor
+from ni_framework.checkpoint.writer import safetensors_chunks
+from ni_framework.distributed.communicator import SINGLE_PROCESS, Communicator
 from ni_framework.errors import RunError
 from ni_framework.recipe import Recipe
-from ni_framework.utils.atomic_files import published, write_file
+from ni_framework.utils.atomic_files import atomic_directory, write_new
 
 
 @frozen(kw_only=True)
 class Snapshot:
-    """What a checkpoint holds: all that the next step, and a user of the model, may need; of several processes, each its own."""
+    """The contents of a checkpoint: all that the next step, and a user of the model, may need.
 
-    weights: State
-    average: State | None = None  # the averaged weights
-    training: State = field(factory=dict)  # what the next step needs beside the weights
+    Each rank passes its own shards of `weights`, `ema_weights` and `training_state`, which is what the next step needs in
+    addition to the weights. The other attributes are those of `Manifest`.
+    """
+
+    weights: ShardedState
+    ema_weights: ShardedState | None = None
+    training_state: ShardedState = field(factory=dict)
     golden: Mapping[str, Tensor]
     recipe: Recipe
-    lock: Mapping[str, Any]
+    lockfile: Mapping[str, Any]
     step: int
     seconds: float = 0.0
     evaluated: bool = False
-    every: int | None = None
-    keep: int | None = None
+    checkpoint_every: int | None = None
+    keep_last: int | None = None
     metrics: Mapping[str, float] = {}
 
 
-def save_checkpoint(place: Path, snapshot: Snapshot, team: Team = ALONE) -> Path:
-    """Writes a checkpoint beside its place and renames it in one step: a folder with the final name is complete.
+def save_checkpoint(destination: Path, snapshot: Snapshot, comm: Communicator = SINGLE_PROCESS) -> Path:
+    """Writes a checkpoint to a staging folder and renames it, so that a folder with the final name is always complete.
 
-    Each process writes what it holds; the folder takes its place once the parts of all are on the disk. Raises `RunError` for
-    weights that are not finite: such a checkpoint would only push out a good one.
+    Each rank writes its own shards; the folder gets its name once the shards of all ranks are on the disk.
+
+    Args:
+        destination: The folder of the checkpoint.
+        snapshot: Its contents; each rank passes its own shards.
+        comm: The ranks that save together.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        RunError: A weight is not finite: such a checkpoint would only replace a good one.
     """
-    states = {WEIGHTS: snapshot.weights, TRAINING: snapshot.training}
-    if snapshot.average is not None:
-        states[AVERAGE] = snapshot.average
-    with team.agreed():
+    states = {WEIGHTS_FILE: snapshot.weights, TRAINING_STATE_FILE: snapshot.training_state}
+    if snapshot.ema_weights is not None:
+        states[EMA_WEIGHTS_FILE] = snapshot.ema_weights
+    with comm.fail_together():
         _check_finite(states, snapshot.step)
-    with team.leading(lambda: published(place)) as beside:
-        folder = Path(team.lead(lambda: str(beside)))
-        parts = team.each(lambda: _write_states(folder, states, team))
-        with team.agreed():
-            if team.leads:
-                _write_rest(folder, snapshot, parts)
-    return place
+    with comm.rank_zero_context(lambda: atomic_directory(destination)) as staging:
+        folder = Path(comm.broadcast_from_rank_zero(lambda: str(staging)))
+        parts = comm.gather_results(lambda: _write_local_shards(folder, states, comm))
+        with comm.fail_together():
+            if comm.is_rank_zero:
+                _write_shared_files(folder, snapshot, parts)
+    return destination
 
 
-def _check_finite(states: Mapping[str, State], step: int) -> None:
+def _check_finite(states: Mapping[str, ShardedState], step: int) -> None:
     for name, value in (entry for state in states.values() for entry in state.items()):
-        tensor = held(value)
+        tensor = local_tensor(value)
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise RunError(f"step {step}: {name} is not finite, so nothing was saved; go on from an earlier checkpoint")
+            raise RunError(
+                f"step {step}: {name} is not finite, so nothing was saved; resume from an earlier checkpoint"
+            )
 
 
-def _write_states(folder: Path, states: Mapping[str, State], team: Team) -> dict[str, Any]:
-    """Writes what this process holds, and returns what the manifest says of it."""
+def _write_local_shards(folder: Path, states: Mapping[str, ShardedState], comm: Communicator) -> dict[str, Any]:
+    """Writes this rank's shards, and returns their entries of the manifest."""
     files: dict[str, Any] = {}
-    pieces: dict[str, Any] = {}
+    shard_shapes: dict[str, Any] = {}
     for name, state in states.items():
-        tensors, shapes = keyed(state)
-        shard = shard_name(name, team.rank, team.size)
-        files[shard] = _write(folder / shard, _tensor_bytes(tensors))
+        tensors, shapes = to_safetensors(state)
+        shard = shard_name(name, comm.rank, comm.world_size)
+        files[shard] = _write_with_entry(folder / shard, safetensors_chunks(tensors))
         if shapes:
-            pieces[name] = shapes
-    return {"files": files, "pieces": pieces}
+            shard_shapes[name] = shapes
+    return {"files": files, "shard_shapes": shard_shapes}
 
 
-def _write_rest(folder: Path, snapshot: Snapshot, parts: Sequence[Mapping[str, Any]]) -> None:
-    """Writes what is written once, the manifest of all of it last."""
+def _write_shared_files(folder: Path, snapshot: Snapshot, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the files that are written once, the manifest last; `parts` are the entries of each rank's shards."""
     entries = {name: entry for part in parts for name, entry in part["files"].items()}
-    pieces: dict[str, Any] = {}
+    shard_shapes: dict[str, Any] = {}
     for part in parts:
-        for name, shapes in part["pieces"].items():
-            pieces.setdefault(name, {}).update(shapes)
-    entries[GOLDEN] = _write(folder / GOLDEN, _tensor_bytes(snapshot.golden))
-    entries[RECIPE] = _write(folder / RECIPE, recipes.dump(snapshot.recipe).encode())
-    entries[LOCK] = _write(folder / LOCK, (json.dumps(snapshot.lock, indent=2) + "\n").encode())
+        for name, shapes in part["shard_shapes"].items():
+            shard_shapes.setdefault(name, {}).update(shapes)
+    entries[GOLDEN_FILE] = _write_with_entry(folder / GOLDEN_FILE, safetensors_chunks(snapshot.golden))
+    entries[RECIPE_FILE] = _write_with_entry(folder / RECIPE_FILE, [recipes.dump(snapshot.recipe).encode()])
+    lockfile = json.dumps(snapshot.lockfile, indent=2) + "\n"
+    entries[LOCKFILE] = _write_with_entry(folder / LOCKFILE, [lockfile.encode()])
     manifest = Manifest(
         step=snapshot.step,
         seconds=snapshot.seconds,
         name=snapshot.recipe.name,
         evaluated=snapshot.evaluated,
-        every=snapshot.every,
-        keep=snapshot.keep,
+        every=snapshot.checkpoint_every,
+        keep=snapshot.keep_last,
         metrics=dict(snapshot.metrics),
         files=entries,
-        pieces=pieces,
+        shard_shapes=shard_shapes,
     )
-    write_file(folder / MANIFEST, manifest_bytes(manifest))
+    write_new(folder / MANIFEST_FILE, [encode_manifest(manifest)])
 
 
-def _write(path: Path, content: bytes) -> dict[str, Any]:
-    write_file(path, content)
-    return file_entry(content)
-
-
-def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def _write_with_entry(path: Path, chunks: Iterable[bytes | bytearray | memoryview]) -> dict[str, Any]:
+    size, sha256 = write_new(path, chunks)
+    return {"size": size, "sha256": sha256}

@@ -1,4 +1,4 @@
-"""Tensors that several processes hold in pieces."""
+"""Tensors that are sharded over ranks."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import NamedTuple
 from torch import Tensor
 
 
-class Piece(NamedTuple):
-    """Some elements of a tensor, in the order in which they lie in it."""
+class TensorShard(NamedTuple):
+    """A contiguous range of elements of a tensor: `values_P`, from flat index `start`; `shape` is the whole tensor's."""
 
-    part_P: Tensor
-    start: int  # the place of the first of them
-    shape: tuple[int, ...]  # of the whole tensor
-
-
-State = Mapping[str, Tensor | Piece]
-"""Tensors by name, as one process holds them: whole, or the pieces that are its own."""
+    values_P: Tensor
+    start: int
+    shape: tuple[int, ...]
 
 
-def held(value: Tensor | Piece) -> Tensor:
-    """The tensor in memory."""
-    return value.part_P if isinstance(value, Piece) else value
+ShardedState = Mapping[str, Tensor | TensorShard]
+"""Tensors by name, as one rank has them: whole tensors, or the rank's own shards of them."""
 
 
-def cut(piece: Piece, first: int, last: int) -> Piece:
-    """The elements of a piece that lie from `first` to `last` in the whole tensor."""
-    start = max(first, piece.start)
-    part_P = piece.part_P[start - piece.start : max(last - piece.start, 0)]
-    return Piece(part_P, start, piece.shape)
+def local_tensor(value: Tensor | TensorShard) -> Tensor:
+    """Returns the elements that this rank has in memory."""
+    return value.values_P if isinstance(value, TensorShard) else value
+
+
+def intersect(shard: TensorShard, first: int, last: int) -> TensorShard:
+    """Returns the part of a shard that is between the flat indices `first` and `last` (excluded) of the whole tensor."""
+    start = max(first, shard.start)
+    values_P = shard.values_P[start - shard.start : max(last - shard.start, 0)]
+    return TensorShard(values_P, start, shard.shape)

@@ -1,4 +1,4 @@
-"""The command `ni`: words for what the layers below do. One verb, one file, no logic."""
+"""The command `ni`: one file for each command, which parses options, calls the layers below and prints the result."""
 
 from ni_framework.cli.app import main
 

@@ -1,4 +1,4 @@
-"""`ni check`: is this recipe in order?"""
+"""`ni check`: checks a recipe without its data."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ from ni_framework.cli.output import emit, json_option, overrides_argument
 def command(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check RECIPE: its keys and values, its components and their options, and whether the sizes fit together.
 
-    Opens no data and takes no memory for the model, whatever its size. All problems are shown at once.
+    The check opens no data and allocates no memory for the model, whatever its size. It reports all problems at once.
     """
-    from ni_framework.registry import load_recipe
+    from ni_framework.registry.check_cache import (
+        compute_check_key,
+        is_cacheable,
+        read_cached_check,
+        write_cached_check,
+    )
 
-    checked = load_recipe(recipe, overrides)
+    key = compute_check_key(recipe, overrides)
+    result = read_cached_check(key) if key else None
+    if result is None:
+        from ni_framework.registry import load_recipe
 
-    from ni_framework.model.summary import describe
+        checked = load_recipe(recipe, overrides)
 
-    description = describe(checked)
-    emit({"recipe": recipe, "ok": True} | description.sizes, f"{recipe}: ok, {description.summary}", as_json)
+        # Imported only now, because it imports torch, which an invalid recipe does not need.
+        from ni_framework.model.summary import summarize_model
+
+        summary = summarize_model(checked)
+        result = {"sizes": summary.sizes, "one_line": summary.one_line}
+        if key and is_cacheable(checked):
+            write_cached_check(key, result)
+    emit({"recipe": recipe, "ok": True} | result["sizes"], f"{recipe}: ok, {result['one_line']}", as_json)

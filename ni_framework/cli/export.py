@@ -1,4 +1,4 @@
-"""`ni export`: functions of a trained model, or what it has otherwise than another, as a file."""
+"""`ni export`: writes functions of a trained model, or its difference from another one, to a file."""
 
 from __future__ import annotations
 
@@ -12,30 +12,41 @@ from ni_framework.errors import UsageError
 
 @click.command("export")
 @click.argument("checkpoint")
-@click.option("--functions", metavar="F[,F]", help="These functions, as in f1,f2, with their body and lock.")
-@click.option("--delta", metavar="BASE", help="What differs from the checkpoint BASE, and nothing else.")
-@click.option("--script", type=int, help="The functions' script, counted from 0; default: the only one.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The new file.")
+@click.option(
+    "--functions",
+    metavar="F[,F]",
+    help="Export these functions, for example f1,f2, with their body and its lockfile entries.",
+)
+@click.option("--delta", metavar="BASE", help="Export only the difference from the checkpoint BASE.")
+@click.option(
+    "--script", type=int, metavar="N", help="The script of the functions, counted from 0 (default: the only one)."
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write; it must not exist yet."
+)
 @json_option
 def command(
     checkpoint: str, functions: str | None, delta: str | None, script: int | None, output: Path, as_json: bool
 ) -> None:
-    """Write functions of CHECKPOINT, or what it has otherwise than BASE, to a file of safetensors.
+    """Write functions of CHECKPOINT, or its difference from BASE, to a safetensors file.
 
-    ni grow --import brings functions into another model of equal sizes, and makes the whole model of a delta and its base.
+    ni grow --import adds the functions to another model of equal sizes, or restores the full model from BASE and the
+    difference, which is called a delta.
     """
     if (functions is None) == (delta is None):
-        raise UsageError("say what to export: --functions or --delta, one of them")
-    from ni_framework.checkpoint.loaded_checkpoint import Whole
-    from ni_framework.growth.export import delta_of, functions_of, write_parcel
-    from ni_framework.growth.plan import functions_named
+        raise UsageError("give exactly one of --functions and --delta, which select what to export")
+    from ni_framework.checkpoint.loaded_checkpoint import LoadedCheckpoint
+    from ni_framework.growth.export import bundle_functions, compute_delta, save_export
+    from ni_framework.growth.plan import parse_functions
 
-    whole = Whole.of(checkpoint)
+    loaded_checkpoint = LoadedCheckpoint.load(checkpoint)
     if functions is not None:
-        parcel = functions_of(whole, functions_named(functions.split(","), whole.recipe, script))
+        bundle = bundle_functions(
+            loaded_checkpoint, parse_functions(functions.split(","), loaded_checkpoint.recipe, script)
+        )
     else:
         assert delta is not None
-        parcel = delta_of(whole, Whole.of(delta))
-    write_parcel(output, parcel)
+        bundle = compute_delta(loaded_checkpoint, LoadedCheckpoint.load(delta))
+    save_export(output, bundle)
     size = output.stat().st_size
-    emit({"file": str(output), "bytes": size, "tensors": len(parcel.tensors)}, f"{output}: {size:,} bytes", as_json)
+    emit({"file": str(output), "bytes": size, "tensors": len(bundle.tensors)}, f"{output}: {size:,} bytes", as_json)

@@ -1,4 +1,4 @@
-"""`ni ls`: what is installed, from metadata alone; with --load, whether it works."""
+"""`ni ls`: lists the installed components from their metadata, and with --load checks them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,44 @@ from typing import Any
 
 import click
 
-from ni_framework.cli.output import emit, json_option, narrate, table
+from ni_framework.cli.output import emit, format_table, json_option, print_status
 
 
 @click.command("ls")
-@click.option("--load", is_flag=True, help="Import each of them, and say whether it is in order and what it does.")
+@click.option("--load", is_flag=True, help="Also import every component, run its checks and print what it does.")
 @json_option
 def command(load: bool, as_json: bool) -> None:
     """List the installed components and listeners (`hooks`) by kind. Nothing is imported without --load.
 
-    With it each is imported and tried as `ni plugin test` does.
+    With --load, every component is imported and checked as by `ni plugin test`.
 
-    A remark says why one is never used: its name is reserved or badly formed, or NI_PLUGINS does not allow it.
+    The column `remark` explains why an entry is never used: its name is reserved or malformed, or NI_PLUGINS does not allow it.
     """
-    from ni_framework.registry import installed
-    from ni_framework.registry.describe import listed, loaded
+    from ni_framework.registry import installed_catalog
+    from ni_framework.registry.describe import describe_metadata, describe_or_fault
 
-    documents = {entry: (loaded if load else listed)(entry) for entry in installed().entries}
+    documents = {
+        entry: (describe_or_fault if load else describe_metadata)(entry) for entry in installed_catalog().entries
+    }
     columns = ["kind", "name", "distribution", "version"]
     if load:
-        from ni_framework.options import KINDS
-        from ni_framework.testing.report import reports
+        from ni_framework.options import COMPONENT_KINDS
+        from ni_framework.testing.report import check_components
 
-        sound = [entry for entry, of in documents.items() if of["status"] == "ok" and entry.kind in KINDS]
-        found = {of.entry: of.summary for of in reports(sound, lambda label: narrate(f"trying {label} ..."))}
+        loadable = [
+            entry
+            for entry, document in documents.items()
+            if document["status"] == "ok" and entry.kind in COMPONENT_KINDS
+        ]
+        reports = check_components(loadable, lambda label: print_status(f"checking {label} ..."))
+        summaries = {report.entry: report.summary for report in reports}
         for entry, document in documents.items():
-            document["conformance"] = found.get(entry, "")
+            document["conformance"] = summaries.get(entry, "")
         columns += ["api", "status", "conformance", "summary"]
     columns += ["remark"] if any(document["remark"] for document in documents.values()) else []
-    rows = [tuple(_cell(document[column]) for column in columns) for document in documents.values()]
-    emit(list(documents.values()), table(rows, tuple(columns)), as_json)
+    rows = [tuple(_format_cell(document[column]) for column in columns) for document in documents.values()]
+    emit(list(documents.values()), format_table(rows, tuple(columns)), as_json)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""What goes where: results on stdout, narration on stderr, and with --json one document on stdout and nothing else."""
+"""Output of commands: results on stdout, status messages on stderr, and with --json only one document on stdout."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from typing import Any
 import click
 
 from ni_framework.errors import Mark, ProblemsError
-from ni_framework.utils.nonfinite_json import finite
+from ni_framework.utils.nonfinite_json import nonfinite_to_null
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
 
 
 def emit(document: Any, text: str, as_json: bool) -> None:
-    """Prints a result in one of its two forms; what is not finite is null in JSON, which knows no such numbers."""
-    click.echo(json.dumps(finite(document), indent=2) if as_json else text)
+    """Prints a result as text or as JSON, in which numbers that are not finite become null."""
+    click.echo(json.dumps(nonfinite_to_null(document), indent=2) if as_json else text)
 
 
-def narrate(text: str, **style: Any) -> None:
-    """Says something on stderr."""
+def print_status(text: str, **style: Any) -> None:
+    """Prints a message on stderr."""
     click.secho(text, err=True, **style)
 
 
-def fail(error: Exception | str, exit_code: int, as_json: bool) -> int:
-    """Prints an error on stderr, with --json also as a document on stdout, and returns its exit code."""
+def report_failure(error: Exception | str, exit_code: int, as_json: bool) -> int:
+    """Prints an error on stderr, and with --json also as a document on stdout; returns `exit_code`."""
     text = str(error) if isinstance(error, ProblemsError) else f"error: {error}"
     sys.stdout.flush()
-    narrate(text)
+    print_status(text)
     if as_json:
         document: dict[str, Any] = {"exit_code": exit_code, "message": str(error)}
         if isinstance(error, ProblemsError):
             document["problems"] = [
-                {"message": problem.message, "hint": problem.hint} | _place(problem.mark) for problem in error.problems
+                {"message": problem.message, "hint": problem.hint} | _mark_fields(problem.mark)
+                for problem in error.problems
             ]
         click.echo(json.dumps({"error": document}, indent=2))
     return exit_code
 
 
-def _place(mark: Mark | None) -> dict[str, Any]:
+def _mark_fields(mark: Mark | None) -> dict[str, Any]:
     if mark is None:
         return {}
     return {"source": mark.source, "column": mark.column} | ({"line": mark.line} if mark.numbered else {})
 
 
-def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> str:
-    """Rows as left-aligned columns two blanks apart, for people and for `cut`."""
+def format_table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> str:
+    """Returns rows as left-aligned columns, separated by two spaces so that programs can split them, too."""
     lines = [header, *rows] if header else rows
     widths = [max(len(row[column]) for row in lines) for column in range(len(lines[0]))] if lines else []
     return "\n".join(
@@ -55,8 +56,8 @@ def table(rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> str:
     )
 
 
-def in_bytes(number: float | None) -> str:
-    """A size in memory with three digits and its unit; a dash for none."""
+def format_bytes(number: float | None) -> str:
+    """Returns a number of bytes with three significant digits and a unit; "-" for 0 and None."""
     if not number:
         return "-"
     for unit in ("B", "kB", "MB", "GB"):

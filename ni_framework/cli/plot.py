@@ -1,4 +1,4 @@
-"""`ni plot`: a run as a picture."""
+"""`ni plot`: plots the metrics of runs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ni_framework.cli.output import emit, json_option
 
 @click.command("plot")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--output", metavar="FILE", help="The PNG to write (default: plot.png in the first RUN).")
+@click.option("--output", metavar="FILE", help="The PNG file to write (default: plot.png in the first RUN).")
 @json_option
 def command(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
-    """Draw RUN's loss, accuracy or R^2, learning rate, routing and use of functions as one PNG, also while it goes on.
+    """Plot the loss, accuracy (or 1 - MSE), learning rate, routing and use of functions of RUN in one PNG file.
 
-    Several RUNs are compared by the first two.
+    The run may still be in progress. For several RUNs, the plot compares their losses and accuracies only.
     """
     from ni_framework.analysis.plot_run import plot_runs
-    from ni_framework.utils.atomic_files import replace_file
+    from ni_framework.utils.atomic_files import atomic_write
 
     folders = list(dict.fromkeys(map(Path, runs)))
     content = plot_runs(folders)
-    place = Path(output) if output else folders[0] / "plot.png"
-    replace_file(place, content)
-    emit({"plot": str(place)}, str(place), as_json)
+    plot_path = Path(output) if output else folders[0] / "plot.png"
+    atomic_write(plot_path, content)
+    emit({"plot": str(plot_path)}, str(plot_path), as_json)

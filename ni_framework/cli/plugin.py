@@ -1,4 +1,4 @@
-"""`ni plugin`: begin one, and try one."""
+"""`ni plugin`: creates a plugin, and runs the conformance checks."""
 
 from __future__ import annotations
 
@@ -6,47 +6,50 @@ from pathlib import Path
 
 import click
 
-from ni_framework.cli.output import emit, json_option, narrate
-from ni_framework.options import KINDS
+from ni_framework.cli.output import emit, json_option, print_status
+from ni_framework.options import COMPONENT_KINDS
 
 
 @click.group("plugin")
 def command() -> None:
-    """Begin a plugin, or try one."""
+    """Create a plugin, or check one."""
 
 
 @command.command("new")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), help="What kind of component to begin with.")
-@click.option("--from", "source", metavar="FILE", help="Begin with the components in a Python file instead.")
+@click.option("--kind", type=click.Choice(COMPONENT_KINDS), help="The kind of component that the plugin starts with.")
+@click.option(
+    "--from", "source", metavar="FILE", help="Start with the components in this Python file instead of an example."
+)
 @json_option
 def new(name: str, kind: str | None, source: str | None, as_json: bool) -> None:
-    """Write a whole distribution, ./ni-NAME: it installs with pip and passes its own tests as it is.
+    """Write a complete distribution to ./ni-NAME, which can be installed with pip and passes its own tests.
 
-    A working component, a test of all that the contract asks of it, a recipe that trains with it on the digits, and what a
-    package needs.
+    It contains a working component, a test of everything that the plugin contract requires, a recipe that trains with the
+    component on the digits, and the files of a Python package.
     """
     from ni_framework.scaffold.write import write_plugin
 
     folder = write_plugin(name, kind, Path(source) if source else None, Path())
     emit({"folder": str(folder)}, f"{folder}", as_json)
-    narrate(f"next: pip install -e ./{folder}, then ni plugin test {folder} and ni train {folder}/recipes/*.yaml")
+    print_status(f"next: pip install -e ./{folder}, then ni plugin test {folder} and ni train {folder}/recipes/*.yaml")
 
 
 @command.command("test")
 @click.argument("name", required=False)
 @json_option
 def test(name: str | None, as_json: bool) -> None:
-    """Try what the contract asks of a component: NAME is a component (swirl, body/swirl) or a distribution (ni-swirl).
+    """Check that components meet the plugin contract. NAME is a component (swirl, body/swirl) or a distribution (ni-swirl).
 
-    Without NAME, everything that is installed. Ends with exit code 5 if a check fails.
+    Without NAME, all installed components are checked. The exit code is 5 if a check fails.
     """
-    from ni_framework.testing.report import reports
-    from ni_framework.testing.selection import selected
+    from ni_framework.testing.report import check_components
+    from ni_framework.testing.selection import select_entries
 
-    found = reports(selected(name), lambda label: narrate(f"trying {label} ..."))
-    lines = [line for of in found for line in of.lines]
-    emit([of.document for of in found], "\n".join(lines), as_json)
-    if failed := [of.label for of in found if of.failed]:
-        narrate(f"error: {len(failed)} of {len(found)} do not conform: {', '.join(failed)}")
-        raise click.exceptions.Exit(5)  # no error document: the result is one already
+    reports = check_components(select_entries(name), lambda label: print_status(f"checking {label} ..."))
+    lines = [line for report in reports for line in report.lines]
+    emit([report.document for report in reports], "\n".join(lines), as_json)
+    if failed := [report.label for report in reports if report.has_failed]:
+        print_status(f"error: {len(failed)} of {len(reports)} do not conform: {', '.join(failed)}")
+        # There is no error document: with --json, the result has been printed as one already.
+        raise click.exceptions.Exit(5)

@@ -1,4 +1,4 @@
-"""`ni train`: from a recipe to a trained model."""
+"""`ni train`: trains the model of a recipe."""
 
 from __future__ import annotations
 
@@ -12,65 +12,82 @@ from typing import Any
 
 import click
 
-from ni_framework.cli.output import emit, fail, json_option, narrate, overrides_argument, table
+from ni_framework.cli.output import emit, format_table, json_option, overrides_argument, print_status, report_failure
 from ni_framework.errors import UsageError
+
+
+def _reject_keep(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise UsageError("--keep is now called --keep-last; use --keep-last N")
 
 
 @click.command("train")
 @click.argument("recipe", required=False)
 @overrides_argument
-@click.option("--output", metavar="DIR", help="The run folder (default: runs/<recipe>/<time>).")
-@click.option("--every", type=click.IntRange(min=1), metavar="STEPS", help="Steps between two checkpoints.")
-@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Checkpoints that stay (default: all).")
-@click.option("--from", "start", metavar="CHECKPOINT", help="Begin with this checkpoint's weights.")
+@click.option("--output", metavar="DIR", help="The run folder to write (default: runs/<recipe>/<time>).")
+@click.option("--every", type=click.IntRange(min=1), metavar="STEPS", help="Save a checkpoint every STEPS steps.")
 @click.option(
-    "--resume", "resumed", metavar="RUN", help="Go on with an interrupted run, or from a checkpoint; no RECIPE then."
+    "--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep only the newest N checkpoints (default: all)."
+)
+@click.option(
+    "--keep", hidden=True, expose_value=False, is_eager=True, is_flag=False, flag_value="", callback=_reject_keep
+)
+@click.option("--from", "start", metavar="CHECKPOINT", help="Initialize the model with the weights of this checkpoint.")
+@click.option(
+    "--resume",
+    "resumed",
+    metavar="RUN",
+    help="Resume an interrupted run, or resume from a checkpoint. Do not give a RECIPE then.",
 )
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Start N processes on this machine that train together; needs engine.use=zero.",
+    help="Train with N processes on this machine. This needs engine.use=zero.",
 )
-@click.option("--tensorboard", is_flag=True, help="Also write event files for TensorBoard, in the run folder.")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files to the run folder.")
 @json_option
 def command(
     recipe: str | None,
     overrides: tuple[str, ...],
     output: str | None,
     every: int | None,
-    keep: int | None,
+    keep_last: int | None,
     start: str | None,
     resumed: str | None,
     processes: int | None,
     tensorboard: bool,
     as_json: bool,
 ) -> None:
-    """Train RECIPE's model, evaluate it on the held-out part, and save it.
+    """Train the model of RECIPE, evaluate it on the held-out data, and save it.
 
-    With --resume, a run goes on as if it had never stopped; train.steps may be raised.
+    With --resume, a run continues as if it had never stopped. train.steps may be increased.
     """
     from ni_framework.distributed.launcher import check_launch
-    from ni_framework.distributed.signals import exits_at_once
+    from ni_framework.distributed.signals import exit_immediately_on_signal
     from ni_framework.utils.malloc import keep_freed_memory
 
     check_launch(processes)
-    several = processes is not None and processes > 1
-    with exits_at_once(lambda code: fail("stopped at once; nothing is lost that was saved before", code, as_json)):
+    multi_process = processes is not None and processes > 1
+    with exit_immediately_on_signal(
+        lambda code: report_failure(
+            "stopped immediately; checkpoints that were saved before are complete", code, as_json
+        )
+    ):
         if resumed is not None:
-            given = [recipe] if recipe else []
-            go = _resumed(resumed, [*given, *overrides], output, start, several)
+            positional = [recipe] if recipe else []
+            run = _prepare_resume(resumed, [*positional, *overrides], output, start, multi_process)
         elif recipe is None:
-            raise UsageError("name a RECIPE to train, or a run to go on with: ni train --resume RUN")
+            raise UsageError("name a RECIPE to train, or a run to resume: ni train --resume RUN")
         else:
-            go = _begun(recipe, overrides, output, start, several)
-        if processes is not None and several:
-            raise click.exceptions.Exit(_together(processes, as_json))
+            run = _prepare_new_run(recipe, overrides, output, start, multi_process)
+        if processes is not None and multi_process:
+            raise click.exceptions.Exit(_launch_workers_and_report(processes, as_json))
         keep_freed_memory()
-        with _listeners(tensorboard) as listeners:
-            summary = go(every=every, keep=keep, listeners=listeners)
+        with _open_listeners(tensorboard) as listeners:
+            summary = run(checkpoint_every=every, keep_last=keep_last, listeners=listeners)
     tests = [
-        (name.replace("test/", "held-out "), _shown(name, value))
+        (name.replace("test/", "held-out "), _format_metric(name, value))
         for name, value in summary["metrics"].items()
         if name.startswith("test/")
     ]
@@ -80,81 +97,89 @@ def command(
         ("run", summary["run"]),
         ("checkpoint", summary["checkpoint"]),
     ]
-    emit(summary, table(rows), as_json)
+    emit(summary, format_table(rows), as_json)
 
-    from ni_framework.registry.file_plugins import plugin_options
+    from ni_framework.registry.file_plugins import plugin_cli_options
 
-    narrate(f"next: ni eval {summary['run']}{plugin_options()}")
+    print_status(f"next: ni eval {summary['run']}{plugin_cli_options()}")
 
 
-def _begun(
-    recipe: str, overrides: Sequence[str], output: str | None, start: str | None, several: bool
+def _prepare_new_run(
+    recipe: str, overrides: Sequence[str], output: str | None, start: str | None, multi_process: bool
 ) -> Callable[..., dict[str, Any]]:
     from ni_framework.distributed.launcher import check_engine
     from ni_framework.registry import load_recipe
 
-    checked = load_recipe(recipe, overrides)
-    if several:
-        check_engine(checked)
+    loaded_recipe = load_recipe(recipe, overrides)
+    if multi_process:
+        check_engine(loaded_recipe)
 
     from ni_framework.training.train import train
 
-    return partial(train, checked, Path(output) if output else None, start=start)
+    return partial(train, loaded_recipe, Path(output) if output else None, init_from=start)
 
 
-def _resumed(
-    resumed: str, overrides: Sequence[str], output: str | None, start: str | None, several: bool
+def _prepare_resume(
+    resumed: str, overrides: Sequence[str], output: str | None, start: str | None, multi_process: bool
 ) -> Callable[..., dict[str, Any]]:
     if start is not None:
         raise UsageError(
-            "--from begins a new run with a checkpoint's weights, --resume goes on with a run; give one of them"
+            "--from starts a new run with the weights of a checkpoint, --resume continues a run; give only one of them"
         )
     for override in overrides:
         if "=" not in override:
-            raise UsageError(f"{override}: --resume takes the recipe of its run; leave the recipe out")
+            raise UsageError(f"{override}: --resume uses the recipe of its run; do not give another one")
 
-    from ni_framework.checkpoint.resume import recipe_of
+    from ni_framework.checkpoint.resume import read_resume_recipe
     from ni_framework.distributed.launcher import check_engine
     from ni_framework.training.train import resume
 
-    if several:
-        check_engine(recipe_of(Path(resumed), overrides))
+    if multi_process:
+        check_engine(read_resume_recipe(Path(resumed), overrides))
     return partial(resume, resumed, overrides, Path(output) if output else None)
 
 
-def _together(processes: int, as_json: bool) -> int:
-    """Has several processes carry this command out, and returns the exit code."""
-    from ni_framework.distributed.launcher import supervise
-    from ni_framework.registry.file_plugins import plugin_options
+def _launch_workers_and_report(processes: int, as_json: bool) -> int:
+    """Runs this command in several processes and returns its exit code."""
+    from ni_framework.distributed.launcher import launch_workers
+    from ni_framework.registry.file_plugins import plugin_cli_options
 
-    plugins = shlex.split(plugin_options())
-    command = [sys.executable, "-P", "-m", "ni_framework", "train", *plugins, *_words(click.get_current_context())]
-    verdict = supervise(command, processes)
-    if verdict.message is not None:
-        fail(verdict.message, verdict.exit_code, as_json and verdict.silent)
-    return verdict.exit_code
+    plugins = shlex.split(plugin_cli_options())
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ni_framework",
+        "train",
+        *plugins,
+        *_worker_arguments(click.get_current_context()),
+    ]
+    result = launch_workers(command, processes)
+    if result.message is not None:
+        report_failure(result.message, result.exit_code, as_json and result.rank_zero_silent)
+    return result.exit_code
 
 
-def _words(context: click.Context) -> list[str]:
-    """The words of this command, without `--processes` and the options for plugins."""
-    words = []
+def _worker_arguments(context: click.Context) -> list[str]:
+    """Returns the arguments of this command without `--processes` and the options for plugins."""
+    arguments = []
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
         if isinstance(parameter, click.Option) and parameter.name != "processes" and value:
-            words.append(parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]}={value}")
+            arguments.append(parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]}={value}")
     recipe = context.params["recipe"]
-    return [*words, "--", *([recipe] if recipe is not None else []), *context.params["overrides"]]
+    return [*arguments, "--", *([recipe] if recipe is not None else []), *context.params["overrides"]]
 
 
 @contextmanager
-def _listeners(tensorboard: bool) -> Iterator[list[object]]:
-    from ni_framework.cli.progress import Progress
-    from ni_framework.cli.tensorboard import TensorBoard
+def _open_listeners(tensorboard: bool) -> Iterator[list[object]]:
+    from ni_framework.cli.progress import ProgressListener
+    from ni_framework.cli.tensorboard import TensorBoardListener
 
     with ExitStack() as stack:
-        boards = [stack.enter_context(TensorBoard())] if tensorboard else []
-        yield [stack.enter_context(Progress()), *boards]
+        boards = [stack.enter_context(TensorBoardListener())] if tensorboard else []
+        yield [stack.enter_context(ProgressListener()), *boards]
 
 
-def _shown(name: str, value: float) -> str:
+def _format_metric(name: str, value: float) -> str:
     return f"{value:.2%}" if "accuracy" in name else f"{value:.4f}"

@@ -1,1 +1,1 @@
-"""Several processes of one run: started, connected, watched and ended together."""
+"""Runs with several ranks: starting, connecting, monitoring and ending their processes."""

@@ -1,4 +1,4 @@
-"""The processes of one run on this machine: started together, ended together, and none is left behind."""
+"""Launches the ranks of one run on this machine as processes, and makes sure that all of them end with it."""
 
 from __future__ import annotations
 
@@ -20,67 +20,83 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
-from ni_framework.distributed.error_files import read_notes, write_note
-from ni_framework.distributed.exit_report import Ended, Verdict, killed_by, log_of, said_by, verdict
-from ni_framework.distributed.signals import EXIT_CODES, handled
+from ni_framework.distributed.error_files import read_error_files, write_error_file
+from ni_framework.distributed.exit_report import (
+    LaunchResult,
+    WorkerExit,
+    describe_signal,
+    done_marker_path,
+    rank_log_path,
+    summarize_exits,
+)
+from ni_framework.distributed.signals import EXIT_CODES, install_handlers
 from ni_framework.errors import UsageError
 
 if TYPE_CHECKING:
     from ni_framework.recipe import Recipe
 
-SAVING = 60.0  # seconds that the others have once one has stopped in order, for their part of a checkpoint
-_DUMPING = 0.5  # seconds to write down where a process hangs
-_PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
+# Seconds that the other ranks have to write their shards of a checkpoint, once one rank has stopped gracefully.
+CHECKPOINT_GRACE = 60.0
+# Seconds that a hanging process has to write its stacks.
+_STACK_DUMP_SECONDS = 0.5
+# From Linux's prctl.h.
+_PR_SET_PDEATHSIG = 1
 
 
-def supervise(command: Sequence[str], number: int, grace: float = 5.0) -> Verdict:
-    """Runs a command as `number` processes that know one another, and returns when all have ended.
+def launch_workers(command: Sequence[str], world_size: int, grace: float = 5.0) -> LaunchResult:
+    """Runs a command as the ranks of one run, and returns when all of them have ended.
 
-    Signals that ask a run to stop go on to each of them. Once one has failed, the others have `grace` seconds to end by
-    themselves. Process 0 has our stdin, stdout and stderr.
+    Stop signals are forwarded to all ranks. Rank 0 inherits stdin, stdout and stderr.
+
+    Args:
+        command: The command and its arguments.
+        world_size: The number of ranks.
+        grace: The seconds that the other ranks have to exit by themselves once one has failed.
     """
-    notes = Path(tempfile.mkdtemp(prefix="ni-processes-"))
+    error_dir = Path(tempfile.mkdtemp(prefix="ni-processes-"))
     try:
-        return _Crew(notes, grace).run(command, number)
+        return WorkerGroup(error_dir, grace).run(command, world_size)
     finally:
-        shutil.rmtree(notes, ignore_errors=True)
+        shutil.rmtree(error_dir, ignore_errors=True)
 
 
-class _Crew:
-    """The processes, and what has happened to them."""
+class WorkerGroup:
+    """The processes of all ranks, and how they ended."""
 
-    def __init__(self, notes: Path, grace: float) -> None:
-        self.notes, self.grace = notes, grace
+    def __init__(self, error_dir: Path, grace: float) -> None:
+        self.error_dir, self.grace = error_dir, grace
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.ended: dict[int, Ended] = {}  # by rank, in the order in which they ended
-        self.received: list[signal.Signals] = []
-        self.forced: set[int] = set()
+        # By rank, in the order in which the processes ended.
+        self.exits: dict[int, WorkerExit] = {}
+        self.received_signals: list[signal.Signals] = []
+        self.killed_ranks: set[int] = set()
         self.deadline = math.inf
-        # Signal handlers and one waiting thread per process put here what happens, in its order.
+        # Signals, and the rank and status of each process that ends: from the signal handlers and one thread per process.
         self.events: SimpleQueue[tuple[int, int] | signal.Signals] = SimpleQueue()
 
-    def run(self, command: Sequence[str], number: int) -> Verdict:
-        with handled(lambda received, _: self.events.put(signal.Signals(received)), {}):
+    def run(self, command: Sequence[str], world_size: int) -> LaunchResult:
+        """Starts the command as `world_size` ranks, and waits for all of them."""
+        with install_handlers(lambda received, _: self.events.put(signal.Signals(received)), {}):
             try:
-                self._start(command, number)
-                while len(self.ended) < number:
-                    self._wait()
+                self._start_workers(command, world_size)
+                while len(self.exits) < world_size:
+                    self._handle_next_event()
             finally:
-                self._kill()
+                self._kill_running()
                 for process in self.processes:
                     process.wait()
-        return verdict(list(self.ended.values()), self.notes)
+        return summarize_exits(list(self.exits.values()), self.error_dir)
 
-    def _start(self, command: Sequence[str], number: int) -> None:
-        common = _environment(number, self.notes)
+    def _start_workers(self, command: Sequence[str], world_size: int) -> None:
+        common = _worker_environment(world_size, self.error_dir)
         sys.stdout.flush()
-        for rank in range(number):
+        for rank in range(world_size):
             environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # A session of its own: Ctrl-C reaches us alone, and whatever a process starts can be ended with it.
+            # Each rank has its own session: Ctrl-C reaches the launcher alone, and a rank can be killed with its children.
             if rank == 0:
                 process = subprocess.Popen(command, env=environment, start_new_session=True)
             else:
-                with open(log_of(self.notes, rank), "wb") as log:
+                with open(rank_log_path(self.error_dir, rank), "wb") as log:
                     process = subprocess.Popen(
                         command,
                         env=environment,
@@ -91,147 +107,156 @@ class _Crew:
                     )
             self.processes.append(process)
         for rank, process in enumerate(self.processes):
-            threading.Thread(target=self._await, args=(rank, process), daemon=True).start()
+            threading.Thread(target=self._wait_for_exit, args=(rank, process), daemon=True).start()
 
-    def _await(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+    def _wait_for_exit(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         self.events.put((rank, process.wait()))
 
-    def _wait(self) -> None:
-        """Waits for what happens next, and answers it."""
-        left = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
+    def _handle_next_event(self) -> None:
+        """Waits for a signal, the end of a process or the deadline, and handles it."""
+        timeout = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
         try:
-            event = self.events.get(timeout=left)
+            event = self.events.get(timeout=timeout)
         except Empty:
-            self._end()
+            self._dump_stacks_then_kill()
             return
         if isinstance(event, signal.Signals):
-            self._forward(event)
+            self._forward_signal(event)
             return
-        rank, status = event
-        _end_group(self.processes[rank])
-        asked = -status in self.received
-        code = EXIT_CODES[signal.Signals(-status)] if asked else 1 if status < 0 else status
-        by = -status if status < 0 else None
-        self.ended[rank] = ended = Ended(rank, code, by, asked, rank in self.forced)
-        if ended.killed and rank not in {note.rank for note in read_notes(self.notes)}:
-            write_note(self.notes, rank, killed_by(ended), code)  # it cannot; those that miss it look for why
+        self._record_exit(*event)
+
+    def _record_exit(self, rank: int, status: int) -> None:
+        """Records how a process ended, `status` being negative for a signal, and kills what it has started."""
+        _kill_process_group(self.processes[rank])
+        signalled = -status in self.received_signals
+        code = EXIT_CODES[signal.Signals(-status)] if signalled else 1 if status < 0 else status
+        signal_number = -status if status < 0 else None
+        self.exits[rank] = worker_exit = WorkerExit(rank, code, signal_number, signalled, rank in self.killed_ranks)
+        # A killed rank could not write an error file, in which the other ranks look for the cause.
+        if worker_exit.killed_externally and rank not in {error.rank for error in read_error_files(self.error_dir)}:
+            write_error_file(self.error_dir, rank, describe_signal(worker_exit), code)
         if code:
-            self._at_most(SAVING if ended.in_order else self.grace)
+            self._shorten_deadline(CHECKPOINT_GRACE if worker_exit.graceful else self.grace)
 
-    def _forward(self, received: signal.Signals) -> None:
-        self.received.append(received)
-        for rank in self._living():
+    def _forward_signal(self, received: signal.Signals) -> None:
+        self.received_signals.append(received)
+        for rank in self._running_ranks():
             self.processes[rank].send_signal(received)
-        if len(self.received) > 1:  # from the second on, each of them stops at once
-            self._at_most(self.grace)
+        # From the second signal on, each rank stops immediately.
+        if len(self.received_signals) > 1:
+            self._shorten_deadline(self.grace)
 
-    def _at_most(self, seconds: float) -> None:
+    def _shorten_deadline(self, seconds: float) -> None:
         self.deadline = min(self.deadline, time.monotonic() + seconds)
 
-    def _end(self) -> None:
-        """Asks those that still live where they hang; when called again, ends them."""
-        if self.forced:
-            self._kill()
+    def _dump_stacks_then_kill(self) -> None:
+        """Makes the running ranks write their stacks; when called again, kills them."""
+        if self.killed_ranks:
+            self._kill_running()
             self.deadline = math.inf
             return
-        self.forced.update(self._living())
-        for rank in self.forced:
+        self.killed_ranks.update(self._running_ranks())
+        for rank in self.killed_ranks:
             self.processes[rank].send_signal(signal.SIGUSR2)
-            self.processes[rank].send_signal(signal.SIGCONT)  # one that was halted cannot answer
-        self.deadline = time.monotonic() + _DUMPING
+            # A process that was stopped (SIGSTOP) could not write anything.
+            self.processes[rank].send_signal(signal.SIGCONT)
+        self.deadline = time.monotonic() + _STACK_DUMP_SECONDS
 
-    def _kill(self) -> None:
-        for rank in self._living():
-            _end_group(self.processes[rank])
+    def _kill_running(self) -> None:
+        for rank in self._running_ranks():
+            _kill_process_group(self.processes[rank])
 
-    def _living(self) -> list[int]:
-        return [rank for rank in range(len(self.processes)) if rank not in self.ended]
+    def _running_ranks(self) -> list[int]:
+        return [rank for rank in range(len(self.processes)) if rank not in self.exits]
 
 
-def _environment(number: int, notes: Path) -> Mapping[str, str]:
-    """What all processes are told, in the words that every launcher uses."""
+def _worker_environment(world_size: int, error_dir: Path) -> Mapping[str, str]:
+    """Returns the environment variables of all ranks, with the names that torchrun and other launchers use."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // number)),
-        "WORLD_SIZE": str(number),
-        "LOCAL_WORLD_SIZE": str(number),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // world_size)),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
-        "NI_NOTES": str(notes),
+        "NI_ERROR_DIR": str(error_dir),
         "NI_SUPERVISED": "1",
         "NI_SUPERVISOR": str(os.getpid()),
     }
 
 
 def _free_port() -> int:
-    """A port that nobody listens on; the system gives the same one to others only after many more."""
+    """Returns a free port; the system does not assign the same one again soon."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it has started, also when it has just ended itself."""
-    with suppress(ProcessLookupError, PermissionError):  # macOS forbids it where only the dead are left
+def _kill_process_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process and all that it has started, also if it has just ended itself."""
+    # macOS raises PermissionError if all processes of the group have ended.
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def check_launch(processes: int | None) -> None:
-    """Raises `UsageError` where processes shall be started in one that a launcher has started."""
+    """Raises `UsageError` if `--processes` is used in a process that another launcher has started."""
     if processes is not None and "RANK" in os.environ:
         raise UsageError(
             "--processes starts the processes itself, and another launcher has started this one (RANK is set); "
-            "leave --processes out, or run ni train without the launcher"
+            "remove --processes, or run ni train without the launcher"
         )
 
 
 def check_engine(recipe: Recipe) -> None:
-    """Raises `UsageError` for a recipe that only one process can train."""
+    """Raises `UsageError` for a recipe that only a single process can train."""
     if recipe.engine.use != "zero":
         raise UsageError(
             f"--processes needs engine.use=zero: with engine.use={recipe.engine.use} one process trains alone; "
-            "add engine.use=zero, or leave --processes out"
+            "add engine.use=zero, or remove --processes"
         )
 
 
 @contextmanager
-def supervised() -> Iterator[None]:
-    """Makes this process one that `supervise` started, if it is: it never outlives that, and can be asked where it hangs.
+def supervised_worker() -> Iterator[None]:
+    """Prepares this process if `launch_workers` started it: it dies with the launcher, and writes its stacks on SIGUSR2.
 
-    When the block ends all has been said, whatever becomes of the process then.
+    The end of the block marks that this rank has printed all that it had to print, whatever happens to the process later.
     """
-    if (supervisor := os.environ.pop("NI_SUPERVISOR", None)) is None:  # what this process starts is not meant
+    # The variable is removed, because it does not concern the processes that this one starts.
+    if (launcher_pid := os.environ.pop("NI_SUPERVISOR", None)) is None:
         yield
         return
-    die_with(int(supervisor))
+    die_with_parent(int(launcher_pid))
     dump_stacks_on_signal(sys.stderr)
     try:
         yield
     finally:
         with suppress(OSError):
-            said_by(Path(os.environ["NI_NOTES"]), int(os.environ["RANK"])).touch()
+            done_marker_path(Path(os.environ["NI_ERROR_DIR"]), int(os.environ["RANK"])).touch()
 
 
-def die_with(parent: int) -> None:
-    """Has this process end as soon as its parent, which has this process id, has ended in whatever way."""
+def die_with_parent(parent_pid: int) -> None:
+    """Makes this process end as soon as its parent, which has the process id `parent_pid`, has ended in any way."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        _end_if_orphaned(parent)  # it may have ended before
+        # The parent may have ended before the call.
+        _kill_self_if_orphaned(parent_pid)
     else:
-        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(parent_pid,), daemon=True).start()
 
 
-def _watch_parent(parent: int) -> None:
+def _watch_parent(parent_pid: int) -> None:
     while True:
-        _end_if_orphaned(parent)
+        _kill_self_if_orphaned(parent_pid)
         time.sleep(1.0)
 
 
-def _end_if_orphaned(parent: int) -> None:
-    if os.getppid() != parent:
+def _kill_self_if_orphaned(parent_pid: int) -> None:
+    if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def dump_stacks_on_signal(file: IO[str]) -> None:
-    """Has SIGUSR2 write where all threads are into a file, which has to stay open."""
+    """Makes SIGUSR2 write the stacks of all threads to a file, which has to stay open."""
     faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)

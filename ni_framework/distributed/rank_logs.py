@@ -1,4 +1,4 @@
-"""A log file for each process of a run, and what is told of a process that failed."""
+"""A log file for each rank of a run, and the error of a rank that failed."""
 
 from __future__ import annotations
 
@@ -15,85 +15,95 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from ni_framework.distributed.communicator import Elsewhere, Team, cause, lost
-from ni_framework.distributed.error_files import first_note, write_note
-from ni_framework.distributed.signals import Interrupted
+from ni_framework.distributed.communicator import Communicator, RemoteRankError, describe_error, is_connection_error
+from ni_framework.distributed.error_files import read_first_error, write_error_file
+from ni_framework.distributed.exit_report import log_path_file
+from ni_framework.distributed.signals import RunInterrupted
 from ni_framework.errors import NIError, RunError
 
-LOGS = "logs"  # in a run folder
-_PATIENCE = 1.0  # seconds in which the process that failed first has written why
+# The folder of logs in a run folder.
+LOG_DIR = "logs"
+# Seconds to wait for the error file of the rank that failed first.
+ERROR_FILE_WAIT = 1.0
 
 
-def forget_notes(run: Path) -> None:
-    """Removes what the processes of an earlier attempt, perhaps more of them, have written of their failure."""
-    for note in (run / LOGS).glob("rank-*.json"):
-        note.unlink(missing_ok=True)
+def remove_error_files(run: Path) -> None:
+    """Removes the error files of an earlier attempt, which may have had more ranks."""
+    for error_file in (run / LOG_DIR).glob("rank-*.json"):
+        error_file.unlink(missing_ok=True)
 
 
 @contextmanager
-def logged(run: Path, team: Team, engine: str) -> Iterator[TextIO | None]:
-    """The log of this process in a run folder, `logs/rank-N.log`, while it trains with others or with DeepSpeed.
+def rank_log(run: Path, comm: Communicator, engine: str) -> Iterator[TextIO | None]:
+    """Opens the log of this rank, `logs/rank-N.log` in the run folder; yields None for the local engine, which has no log.
 
-    Whatever is printed goes there and not to stdout, which is for results. The first process speaks on stderr as ever; of
-    the others stderr goes there too, and stays there.
+    Stdout is for results, so that whatever is printed inside the block goes to the log. Stderr of rank 0 stays as it is;
+    stderr of the other ranks goes to the log, also after the block.
+
+    Args:
+        run: The run folder.
+        comm: The rank of this process.
+        engine: The name of the engine.
     """
     if engine == "local":
         yield None
         return
-    folder = run / LOGS
+    folder = run / LOG_DIR
     folder.mkdir(exist_ok=True)
-    notes = Path(os.environ.get("NI_NOTES") or folder)
-    if "NI_NOTES" in os.environ and team.rank:
-        (notes / f"rank-{team.rank}.where").write_text(str((folder / f"rank-{team.rank}.log").resolve()))
-    with open(folder / f"rank-{team.rank}.log", "a", buffering=1, encoding="utf-8") as log:
+    error_dir = Path(os.environ.get("NI_ERROR_DIR") or folder)
+    path = folder / f"rank-{comm.rank}.log"
+    if "NI_ERROR_DIR" in os.environ and comm.rank:
+        log_path_file(error_dir, comm.rank).write_text(str(path.resolve()))
+    with open(path, "a", buffering=1, encoding="utf-8") as log:
         print(
-            f"{datetime.now():%F %T} process {team.rank} of {team.size} on {platform.node()}, pid {os.getpid()}",
+            f"{datetime.now():%F %T} process {comm.rank} of {comm.world_size} on {platform.node()}, pid {os.getpid()}",
             file=log,
         )
-        faulthandler.register(signal.SIGUSR2, file=log)  # for whoever ends this process because it hangs
+        # The launcher sends this signal before it kills a process that hangs.
+        faulthandler.register(signal.SIGUSR2, file=log)
         sys.stdout.flush()
         stdout = os.dup(1)
         os.dup2(log.fileno(), 1)
-        if team.rank:
+        if comm.rank:
             sys.stderr.flush()
             os.dup2(log.fileno(), 2)
         try:
-            with _noted(notes, team, log):
+            with _record_failure(error_dir, comm, log):
                 yield log
         finally:
             faulthandler.unregister(signal.SIGUSR2)
             sys.stdout.flush()
-            if team.leads:
+            if comm.is_rank_zero:
                 os.dup2(stdout, 1)
             os.close(stdout)
 
 
 @contextmanager
-def _noted(folder: Path, team: Team, log: TextIO) -> Iterator[None]:
-    """Writes down why this process fails; where it only lost the others, tells why they did."""
+def _record_failure(folder: Path, comm: Communicator, log: TextIO) -> Iterator[None]:
+    """Writes why this rank fails; if it only lost the connection to others, raises the error of the rank that failed first."""
     try:
         yield
-    except (Interrupted, Elsewhere):
+    except (RunInterrupted, RemoteRankError):
         raise
     except (Exception, SystemExit) as error:
         traceback.print_exc(file=log)
-        if team.size == 1:
+        if comm.world_size == 1:
             raise
-        if lost(error):
-            raise _first(folder, team, error) from error
-        message, exit_code, _ = cause(error)
-        write_note(folder, team.rank, message, exit_code)
+        if is_connection_error(error):
+            raise _first_failure_error(folder, comm, error) from error
+        message, exit_code, _ = describe_error(error)
+        write_error_file(folder, comm.rank, message, exit_code)
         raise
 
 
-def _first(folder: Path, team: Team, error: BaseException) -> NIError:
-    end = time.monotonic() + _PATIENCE
-    while (note := first_note(folder)) is None and time.monotonic() < end:
+def _first_failure_error(folder: Path, comm: Communicator, error: BaseException) -> NIError:
+    end = time.monotonic() + ERROR_FILE_WAIT
+    while (record := read_first_error(folder)) is None and time.monotonic() < end:
         time.sleep(0.05)
-    if note is not None:
-        return Elsewhere(f"process {note.rank}: {note.message}", note.exit_code)
+    if record is not None:
+        return RemoteRankError(f"process {record.rank}: {record.message}", record.exit_code)
     reason = str(error).partition("\n")[0][:200]
     return RunError(
-        f"process {team.rank} lost the others: one of them has ended without a word, or answers no more ({reason}); "
-        f"see {LOGS}/ in the run folder"
+        f"process {comm.rank} lost contact with the others: one of them has ended silently, or no longer answers ({reason}); "
+        f"see {LOG_DIR}/ in the run folder"
     )

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step, saves, and says so with its exit code."""
+"""Signals that stop a run gracefully: it finishes its step, saves, and exits with a code of its own."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from types import FrameType
 from ni_framework.errors import NIError
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75}
-_CALM = b"\nstopping: this step is finished and saved; once more stops at once\n"
+_STOP_MESSAGE = b"\nstopping after this step, which will be saved; a second signal stops immediately\n"
 
 
-class Interrupted(NIError):
-    """A run that was asked to stop and has saved."""
+class RunInterrupted(NIError):
+    """The run was stopped by a signal and has saved a checkpoint."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
-class Request:
-    """Whether a stop has been asked for, and the exit code that answers it."""
+class StopRequest:
+    """Whether a signal has requested a stop, and the exit code for it."""
 
     exit_code: int | None = None
 
@@ -32,56 +32,64 @@ class Request:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Request]:
-    """Turns the first signal into a request; a second one does what it would have done before."""
-    request = Request()
+def graceful_shutdown() -> Iterator[StopRequest]:
+    """Turns the first stop signal into a request; a second one is handled as it was before the block."""
+    request = StopRequest()
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         request.exit_code = EXIT_CODES[signal.Signals(number)]
-        for known, handler in before.items():
+        for known, handler in previous_handlers.items():
             signal.signal(known, handler)
-        os.write(2, _CALM)  # nothing else may be called in the middle of whatever was interrupted
+        # `print` could be interrupted in the middle of another `print`; a system call is safe.
+        os.write(2, _STOP_MESSAGE)
 
-    before: dict[signal.Signals, signal._HANDLER] = {}
-    with handled(note, before):
+    previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
+    with install_handlers(on_signal, previous_handlers):
         yield request
 
 
 @contextmanager
-def exits_at_once(say: Callable[[int], object]) -> Iterator[None]:
-    """While there is nothing to save, or for a second signal: `say` is told the exit code, and the process ends with it."""
+def exit_immediately_on_signal(report: Callable[[int], object]) -> Iterator[None]:
+    """Exits on a stop signal, after calling `report` with the exit code: while there is nothing to save, or a second time."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def exit_now(number: int, frame: FrameType | None) -> None:
         code = EXIT_CODES[signal.Signals(number)]
         try:
-            say(code)
+            report(code)
         finally:
-            os._exit(code)  # raising would pass through whatever is being imported, opened or written
+            # An exception would interrupt whatever is being imported, opened or written.
+            os._exit(code)
 
-    with handled(leave, {}):
+    with install_handlers(exit_now, {}):
         yield
 
 
 @contextmanager
-def handled(
-    handler: Callable[[int, FrameType | None], None], before: dict[signal.Signals, signal._HANDLER]
+def install_handlers(
+    handler: Callable[[int, FrameType | None], None], previous_handlers: dict[signal.Signals, signal._HANDLER]
 ) -> Iterator[None]:
-    """Has signals handled that nobody has asked to be ignored, as `nohup` does."""
+    """Installs a handler for the stop signals, except for those that are ignored, as `nohup` requests.
+
+    Args:
+        handler: The handler.
+        previous_handlers: Receives the handlers from before, which are restored after the block.
+    """
     try:
         for number in EXIT_CODES:
             if (old := signal.getsignal(number)) != signal.SIG_IGN:
-                before[number] = old
+                previous_handlers[number] = old
                 signal.signal(number, handler)
-    except ValueError:  # not in the main thread: signals are the caller's affair
-        before.clear()
+    except ValueError:
+        # Handlers can be installed in the main thread only; in another one, signals are left to the caller.
+        previous_handlers.clear()
     try:
         yield
     finally:
-        for number, old in before.items():
+        for number, old in previous_handlers.items():
             signal.signal(number, old)
 
 
-def ignore_all(_: int) -> None:
-    """Leaves signals to the main process; for those that it started."""
+def ignore_stop_signals(_: int) -> None:
+    """Ignores stop signals in a process that the main process controls, such as a data worker."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""How long each process of a team works for a step, and which one holds up the others."""
+"""Measures how long each rank works for a step, and reports a straggler."""
 
 from __future__ import annotations
 
@@ -6,59 +6,66 @@ import platform
 import time
 from collections.abc import Sequence
 
-from ni_framework.distributed.communicator import Team
+from ni_framework.distributed.communicator import Communicator
 
-EVERY = 5  # steps between two comparisons
-ROW = 3  # comparisons that have to agree: a process that is not given a core for a moment is no straggler
-SLOW = 2.0  # times as long as the typical process
-LEAST = 0.02  # seconds that a step takes longer; of steps of milliseconds the machine's other work can make as much
+# Steps between two comparisons.
+COMPARE_EVERY = 5
+# Comparisons that have to agree: a process that has no core for a moment is no straggler.
+CONSECUTIVE_COMPARISONS = 3
+# A straggler takes more than this many times as long as the typical rank.
+SLOWDOWN_FACTOR = 2.0
+# And at least this much longer for a step, because steps of milliseconds vary as much with the machine's other work.
+MIN_EXCESS_SECONDS = 0.02
 
 
-class Pace:
-    """The time that a process works on its own steps, without the waiting for others that is not its fault.
+class StragglerDetector:
+    """Measures the time that this rank works on its steps, without the time that it waits for other ranks.
 
-    On a GPU the host waits for less than the device does, so that a slow host is found and a slow GPU may not be.
+    On a GPU the host waits for less than the device does: a slow host is detected, a slow GPU may not be.
     """
 
-    def __init__(self, team: Team) -> None:
-        self.team = team
-        self._worked = 0.0
-        self._row: list[int | None] = []  # the last comparisons
-        self._known: set[int] = set()  # that are told of already
-        self.begin()
+    def __init__(self, comm: Communicator) -> None:
+        self.comm = comm
+        self._work_seconds = 0.0
+        # The results of the last comparisons.
+        self._recent_stragglers: list[int | None] = []
+        self._reported_ranks: set[int] = set()
+        self.start_step()
 
-    def begin(self) -> None:
-        """A step begins; what lies between two, as a checkpoint that one process writes, is no slowness."""
-        self._begin, self._waited = time.monotonic(), self.team.waiting.seconds
+    def start_step(self) -> None:
+        """Starts the clock of a step; the time between two steps, for example for a checkpoint, does not count."""
+        self._step_started, self._wait_seconds_before = time.monotonic(), self.comm.wait_timer.seconds
 
-    def told(self, step: int) -> str | None:
-        """When a step ends, what is to be told of a process that has been slow for fifteen of them, once."""
-        if self.team.size == 1:
+    def check(self, step: int) -> str | None:
+        """Ends the clock of a step; returns a message, once per rank, if a rank has been slow for 15 steps."""
+        if self.comm.world_size == 1:
             return None
-        self._worked += max(time.monotonic() - self._begin - (self.team.waiting.seconds - self._waited), 0)
-        if step % EVERY:
+        self._work_seconds += max(
+            time.monotonic() - self._step_started - (self.comm.wait_timer.seconds - self._wait_seconds_before), 0
+        )
+        if step % COMPARE_EVERY:
             return None
-        found = self.team.gather([self._worked / EVERY, platform.node()])
-        self._worked = 0.0
-        seconds = [pace for pace, _ in found]
-        rank = straggler(seconds)
-        self._row = [*self._row, rank][-ROW:]
-        if rank is None or rank in self._known or self._row != [rank] * ROW:
+        measured = self.comm.all_gather_json([self._work_seconds / COMPARE_EVERY, platform.node()])
+        self._work_seconds = 0.0
+        seconds = [rank_seconds for rank_seconds, _ in measured]
+        rank = find_straggler(seconds)
+        self._recent_stragglers = [*self._recent_stragglers, rank][-CONSECUTIVE_COMPARISONS:]
+        if rank is None or rank in self._reported_ranks or self._recent_stragglers != [rank] * CONSECUTIVE_COMPARISONS:
             return None
-        self._known.add(rank)
+        self._reported_ranks.add(rank)
         return (
-            f"process {rank} ({found[rank][1]}) holds up the others: it works {seconds[rank]:.3g} s for a step, they "
-            f"{_typical(seconds):.3g} s; look at what else runs there, and at how it reads its data"
+            f"process {rank} ({measured[rank][1]}) is a straggler: it works {seconds[rank]:.3g} s for a step, the others "
+            f"{_lower_median(seconds):.3g} s; check what else runs there, and how it reads its data"
         )
 
 
-def straggler(seconds: Sequence[float]) -> int | None:
-    """The process that takes more than twice as long as the typical one, and noticeably; None if there is none."""
+def find_straggler(seconds: Sequence[float]) -> int | None:
+    """Returns the rank that takes more than twice as long as the typical one, and noticeably longer; None if none does."""
     rank = max(range(len(seconds)), key=seconds.__getitem__)
-    typical = _typical(seconds)
-    return rank if seconds[rank] > max(SLOW * typical, typical + LEAST) else None
+    typical = _lower_median(seconds)
+    return rank if seconds[rank] > max(SLOWDOWN_FACTOR * typical, typical + MIN_EXCESS_SECONDS) else None
 
 
-def _typical(seconds: Sequence[float]) -> float:
-    """The middle one, of two the faster."""
+def _lower_median(seconds: Sequence[float]) -> float:
+    """Returns the middle value, of two the smaller one."""
     return sorted(seconds)[(len(seconds) - 1) // 2]

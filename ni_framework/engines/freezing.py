@@ -1,4 +1,4 @@
-"""Weights that a step leaves as they are, to the last bit, whatever weight decay and what the optimizer remembers would do."""
+"""Frozen weights: a step leaves them bit-identical, whatever weight decay and the optimizer state would do."""
 
 from __future__ import annotations
 
@@ -9,37 +9,41 @@ import torch
 from torch import Tensor, nn
 
 
-def freeze(model: nn.Module, held: Mapping[str, int]) -> None:
-    """Takes whole parameters out of training; of others, the first `held` elements get a gradient of 0."""
+def freeze(model: nn.Module, frozen_prefix_sizes: Mapping[str, int]) -> None:
+    """Excludes fully frozen parameters from training; in others, the frozen first elements get a gradient of 0.
+
+    Args:
+        model: The model to be trained.
+        frozen_prefix_sizes: How many elements are frozen, counted from the first one, by the name of the parameter.
+    """
     for name, parameter in model.named_parameters():
-        number = held.get(name, 0)
-        size = getattr(parameter, "ds_numel", parameter.numel())
-        if number >= size:
+        prefix_size = frozen_prefix_sizes.get(name, 0)
+        if prefix_size >= getattr(parameter, "ds_numel", parameter.numel()):
             parameter.requires_grad_(False)
-        elif number and parameter.requires_grad:
-            parameter.register_hook(_without(number))
+        elif prefix_size and parameter.requires_grad:
+            parameter.register_hook(_zero_prefix_hook(prefix_size))
 
 
-def _without(number: int) -> Callable[[Tensor], Tensor]:
-    def of(gradient: Tensor) -> Tensor:
+def _zero_prefix_hook(prefix_size: int) -> Callable[[Tensor], Tensor]:
+    def zero_prefix(gradient: Tensor) -> Tensor:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
-        gradient.view(-1)[:number] = 0
+        gradient.view(-1)[:prefix_size] = 0
         return gradient
 
-    return of
+    return zero_prefix
 
 
-def hold(optimizer: Any, views: Callable[[], Sequence[Tensor]]) -> None:
-    """Puts back, after each of an optimizer's steps, what was there before it: a gradient of 0 does not stop weight decay."""
-    kept: list[Tensor] = []
+def restore_frozen_after_step(optimizer: Any, views: Callable[[], Sequence[Tensor]]) -> None:
+    """Restores the frozen elements after each step of an optimizer: a gradient of 0 alone does not stop weight decay."""
+    saved_values: list[Tensor] = []
 
-    def keep(*_: object) -> None:
-        kept[:] = [view.clone() for view in views()]
+    def save(*_: object) -> None:
+        saved_values[:] = [view.clone() for view in views()]
 
-    def put_back(*_: object) -> None:
+    def restore(*_: object) -> None:
         with torch.no_grad():
-            for view, value in zip(views(), kept, strict=True):
+            for view, value in zip(views(), saved_values, strict=True):
                 view.copy_(value)
 
-    optimizer.register_step_pre_hook(keep)
-    optimizer.register_step_post_hook(put_back)
+    optimizer.register_step_pre_hook(save)
+    optimizer.register_step_post_hook(restore)

@@ -1,4 +1,4 @@
-"""AdamW with the right groups, and the learning rate as a closed form of the step."""
+"""AdamW with weight decay on matrices alone, and its state by the names of parameters."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from ni_framework.errors import CheckpointError
-from ni_framework.recipe.schema import Optimizer
+from ni_framework.recipe.schema import OptimizerConfig
 
-MakeOptimizer = Callable[[nn.Module, Optimizer], torch.optim.Optimizer]
+OptimizerFactory = Callable[[nn.Module, OptimizerConfig], torch.optim.Optimizer]
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay pulls on a parameter: matrices called `weight` alone.
+def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
+    """Returns whether weight decay applies to a parameter: only to matrices called `weight`.
 
-    So biases, norms, codes, signatures, bandwidths, CLS elements and tables of positions are left alone, whatever their
-    shape.
+    So it does not apply to biases, norms, codes, signatures, bandwidths, CLS elements and tables of positions, whatever
+    their shape.
     """
-    shape = getattr(
-        parameter, "ds_shape", parameter.shape
-    )  # of one that DeepSpeed has divided, of which nothing may be here
+    # A parameter that DeepSpeed has sharded may be empty on this rank; `ds_shape` is its full shape.
+    shape = getattr(parameter, "ds_shape", parameter.shape)
     return len(shape) >= 2 and name.endswith("weight")
 
 
-def adamw(model: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in a decayed and an undecayed group."""
+def build_adamw(model: nn.Module, optimizer: OptimizerConfig) -> torch.optim.AdamW:
+    """Returns AdamW over the trainable parameters, in a group with weight decay and one without."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[decays(name, parameter)].append(parameter)
+            groups[has_weight_decay(name, parameter)].append(parameter)
     return torch.optim.AdamW(
         [
             {"params": groups[True], "weight_decay": optimizer.weight_decay},
@@ -43,7 +42,7 @@ def adamw(model: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
 
 
 def state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimizer remembers, by "<kind>/<parameter>": it does not hang on the order or the grouping of parameters."""
+    """Returns the optimizer state by "<kind>/<parameter>", independent of the order and the groups of parameters."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{kind}/{names[parameter]}": value
@@ -53,17 +52,22 @@ def state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def load_state_by_name(model: nn.Module, optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
-    """Gives the optimizer what `state_by_name` returned; parameters that it knows nothing of start afresh.
+    """Loads an optimizer state that `state_by_name` returned; parameters that it has no entry for start without a state.
 
-    Raises `CheckpointError` for what belongs to no parameter, or does not fit it.
+    Args:
+        model: The model that the optimizer trains.
+        optimizer: The optimizer whose state is set.
+        stored: The state by "<kind>/<parameter>"; kind is "exp_avg", for example.
+
+    Raises:
+        CheckpointError: An entry belongs to no parameter of the model, or has another shape.
     """
     parameters = dict(model.named_parameters())
     for key, value in stored.items():
         kind, _, name = key.partition("/")
         parameter = parameters.get(name)
         if parameter is None or (value.shape != parameter.shape and value.ndim):
-            raise CheckpointError(
-                f"{key}: of shape {list(value.shape)} is no state of this model; use another checkpoint"
-            )
-        # A copy: a view of another's memory would be changed by the next step.
+            message = f"{key}: an optimizer state of shape {list(value.shape)} does not fit this model"
+            raise CheckpointError(f"{message}; use another checkpoint")
+        # A copy, since the next step would also change the memory that `stored` shares with others.
         optimizer.state[parameter][kind] = value.to(parameter.device, copy=True)

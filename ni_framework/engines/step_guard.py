@@ -1,4 +1,4 @@
-"""Steps that would do harm: a loss or gradient that is not finite, or a loss far above those before it."""
+"""Detects steps that would do harm: a loss or gradient that is not finite, or a loss far above the previous ones."""
 
 from __future__ import annotations
 
@@ -8,56 +8,58 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ni_framework.recipe.schema import Skip
+from ni_framework.recipe.schema import SkipConfig
 
-RECENT = 100  # losses that the mean is over, and that must have been seen before one can be called a spike
-LEAST = 0.05  # of the mean: a standard deviation is taken to be no smaller
+# The mean is over about this many losses; as many must have been seen before one can be a spike.
+LOSS_WINDOW = 100
+# The standard deviation is taken to be at least this fraction of the mean.
+MIN_RELATIVE_DEVIATION = 0.05
 
 
-class Guard:
-    """Judges each step before it is taken, from the mean m and the deviation s of recent losses.
+class StepGuard:
+    """Judges each step before it is taken, from the mean m and the standard deviation s of recent losses.
 
-    Both are running averages with weight 1/t, from the hundredth loss on 1/100; a spike is a loss above m + `skip.spike` s.
-    A rule of our own: the author's code takes every step.
+    Both are running averages with weight 1/t, and 1/100 from the hundredth loss on. A spike is a loss above
+    m + `skip.max_deviation` s. This rule is ours: the author's code takes every step.
     """
 
-    def __init__(self, settings: Skip) -> None:
+    def __init__(self, settings: SkipConfig) -> None:
         self.settings = settings
-        self.seen, self.mean, self.square = 0, 0.0, 0.0
-        self.skipped = 0  # in a row
+        self.num_losses, self.mean, self.mean_square = 0, 0.0, 0.0
+        self.consecutive_skips = 0
 
-    def fault(self, loss: float, norm: float) -> str | None:
-        """Why a step with this loss and norm of the gradient must be skipped; None for a healthy one, which is remembered."""
-        fault = self._fault(loss, norm)
-        if fault is not None:
-            self.skipped += 1
-            return fault
-        self.skipped = 0
-        self.seen += 1
-        weight = 1 / min(self.seen, RECENT)
+    def check(self, loss: float, grad_norm: float) -> str | None:
+        """Returns why a step with this loss and gradient norm must be skipped; None for a healthy one, which is recorded."""
+        skip_reason = self._skip_reason(loss, grad_norm)
+        if skip_reason is not None:
+            self.consecutive_skips += 1
+            return skip_reason
+        self.consecutive_skips = 0
+        self.num_losses += 1
+        weight = 1 / min(self.num_losses, LOSS_WINDOW)
         self.mean += weight * (loss - self.mean)
-        self.square += weight * (loss**2 - self.square)
+        self.mean_square += weight * (loss**2 - self.mean_square)
         return None
 
-    def _fault(self, loss: float, norm: float) -> str | None:
+    def _skip_reason(self, loss: float, grad_norm: float) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        if not math.isfinite(norm):
-            return f"the loss is {loss:.4g} and the norm of the gradient {norm}"
-        if self.settings.spike is not None and self.seen >= RECENT:
-            deviation = max(math.sqrt(max(self.square - self.mean**2, 0)), LEAST * abs(self.mean))
-            if loss > self.mean + self.settings.spike * deviation:
+        if not math.isfinite(grad_norm):
+            return f"the loss is {loss:.4g} and the norm of the gradient {grad_norm}"
+        if self.settings.max_deviation is not None and self.num_losses >= LOSS_WINDOW:
+            deviation = max(math.sqrt(max(self.mean_square - self.mean**2, 0)), MIN_RELATIVE_DEVIATION * abs(self.mean))
+            if loss > self.mean + self.settings.max_deviation * deviation:
                 return f"the loss is {loss:.4g}, a spike: the recent ones are {self.mean:.4g} with a deviation of {deviation:.2g}"
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """What the next judgement depends on."""
+        """Returns what the next judgement depends on."""
         return {
-            "counts": torch.tensor([self.seen, self.skipped]),
-            "moments": torch.tensor([self.mean, self.square], dtype=torch.float64),
+            "counts": torch.tensor([self.num_losses, self.consecutive_skips]),
+            "moments": torch.tensor([self.mean, self.mean_square], dtype=torch.float64),
         }
 
     def load_state(self, stored: Mapping[str, Tensor]) -> None:
-        """Goes on from what `state` returned."""
-        self.seen, self.skipped = stored["counts"].tolist()
-        self.mean, self.square = stored["moments"].tolist()
+        """Restores what `state` returned."""
+        self.num_losses, self.consecutive_skips = stored["counts"].tolist()
+        self.mean, self.mean_square = stored["moments"].tolist()

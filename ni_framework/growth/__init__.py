@@ -1,1 +1,1 @@
-"""Trained models with more capacity, or less, and functions that move between models."""
+"""Growth of trained models: adding and removing functions, tasks and iterations, and moving functions between models."""

@@ -1,4 +1,4 @@
-"""Functions, and differences between models, as single files that travel: safetensors with what they need to be understood."""
+"""Exports of functions and of differences between models: single safetensors files whose metadata describes them."""
 
 from __future__ import annotations
 
@@ -14,52 +14,58 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ni_framework.checkpoint.loaded_checkpoint import Whole
+from ni_framework.checkpoint.loaded_checkpoint import LoadedCheckpoint
 from ni_framework.errors import CheckpointError, UsageError
-from ni_framework.growth.transplant import Function, outline_of
-from ni_framework.recipe import dump, plain_values
-from ni_framework.utils.atomic_files import check_absent, open_plain, replace_file
+from ni_framework.growth.transplant import FunctionRef, infer_function_rows
+from ni_framework.recipe import dump, to_plain_values
+from ni_framework.utils.atomic_files import atomic_write, check_absent, open_regular_file
 
-_ABOUT = "ni_framework"  # key of the metadata
-_LARGEST = 2**20  # bytes of it
-_FORMAT = 1
+_METADATA_KEY = "ni_framework"
+_MAX_METADATA_BYTES = 2**20
+_EXPORT_FORMAT = 1
 
 
-def _mapping(_: object, __: object, value: object) -> None:
+def _require_mapping(_: object, __: object, value: object) -> None:
     if not isinstance(value, dict):
-        raise ValueError("a part of what it says is no mapping")
+        raise ValueError("an entry of its metadata is not a mapping")
 
 
 @frozen(kw_only=True)
-class Functions:
-    """Trained functions of one body: signatures [F, T] and codes [F, C] as their model makes them, and that body's weights."""
+class FunctionBundle:
+    """Trained functions of one body: signatures [F, T] and codes [F, C] as their model computes them, and the body's weights."""
 
     names: list[str] = field(validator=validators.deep_iterable(validators.instance_of(str)))
-    sizes: dict[str, int] = field(validator=_mapping)  # width, code, type
-    body: dict[str, Any] = field(validator=_mapping)  # the choice in a recipe
-    lock: dict[str, Any] = field(validator=_mapping)
-    tensors: Mapping[str, Tensor] = field(factory=dict)  # signature, code, body/<name>
-
-
-@frozen(kw_only=True)
-class Delta:
-    """What a model has that another, its base, has not, or has otherwise: tensors of which only the rows that differ are kept."""
-
-    base: str = field(validator=validators.instance_of(str))  # `fingerprint` of its weights
-    recipe: str = field(validator=validators.instance_of(str))
-    name: str = field(validator=validators.instance_of(str))
-    step: int = field(validator=validators.instance_of(int))
-    lock: dict[str, Any] = field(validator=_mapping)
-    shapes: dict[str, list[int]] = field(validator=_mapping)  # of all tensors
-    rows: dict[str, list[int]] = field(validator=_mapping)  # of those stored in part: which, along the first dimension
+    # Of width, code and type.
+    sizes: dict[str, int] = field(validator=_require_mapping)
+    # The body's component in the recipe.
+    body: dict[str, Any] = field(validator=_require_mapping)
+    lock: dict[str, Any] = field(validator=_require_mapping)
+    # "signature", "code", and "body/<name>" for each weight of the body.
     tensors: Mapping[str, Tensor] = field(factory=dict)
 
 
-_KINDS = {"functions": Functions, "delta": Delta}
+@frozen(kw_only=True)
+class WeightDelta:
+    """The difference between a model and another, its base: tensors of which only the rows that differ are stored."""
+
+    # `weights_fingerprint` of the base's weights.
+    base: str = field(validator=validators.instance_of(str))
+    recipe: str = field(validator=validators.instance_of(str))
+    name: str = field(validator=validators.instance_of(str))
+    step: int = field(validator=validators.instance_of(int))
+    lock: dict[str, Any] = field(validator=_require_mapping)
+    # Of all tensors of the model.
+    shapes: dict[str, list[int]] = field(validator=_require_mapping)
+    # The stored rows of each tensor that is stored in part.
+    rows: dict[str, list[int]] = field(validator=_require_mapping)
+    tensors: Mapping[str, Tensor] = field(factory=dict)
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """A checksum of weights that does not hang on how many processes wrote them."""
+_EXPORT_KINDS = {"functions": FunctionBundle, "delta": WeightDelta}
+
+
+def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of the weights, independent of how the checkpoint was sharded."""
     total = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name]
@@ -68,40 +74,46 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def functions_of(whole: Whole, functions: Sequence[Function]) -> Functions:
-    """Functions of a checkpoint, to travel; raises `UsageError` where they have different bodies."""
-    outline = outline_of(whole.recipe)
+def bundle_functions(checkpoint: LoadedCheckpoint, functions: Sequence[FunctionRef]) -> FunctionBundle:
+    """Returns functions of a checkpoint for an export. Raises `UsageError` if they have different bodies."""
+    outline = infer_function_rows(checkpoint.recipe)
     script = functions[0].script
-    bodies = {outline.own_bodies.get(function, f"scripts.{script}.body") for function in functions}
+    bodies = {outline.own_body_paths.get(function, f"scripts.{script}.body") for function in functions}
     if len(bodies) > 1:
         names = ", ".join(f"f{function.number}" for function in functions)
-        raise UsageError(f"{names}: have different bodies; take those of one body at a time")
-    (place,) = bodies
+        raise UsageError(f"{names}: have different bodies; export those of one body at a time")
+    (body_path,) = bodies
     numbers = [function.number for function in functions]
-    signature_UT, code_UC = (made.detach() for made in list(whole.model().scripts)[script].embedding())
+    signature_UT, code_UC = (
+        vectors.detach() for vectors in list(checkpoint.build_inference_model().scripts)[script].embedding()
+    )
     tensors = {"signature": signature_UT[numbers], "code": code_UC[numbers]}
-    for name, value in whole.inferring.items():
-        if name.startswith(f"{place}."):
+    for name, value in checkpoint.inference_weights.items():
+        if name.startswith(f"{body_path}."):
             rows = outline.rows.get(name)
-            own = value if rows is None else value[[rows.index(function) for function in functions]]
-            tensors[f"body/{name.removeprefix(f'{place}.')}"] = own
-    recipe = whole.recipe.model.program[script]
-    grown = next(of for of, members in recipe.members if functions[0].number in members)
-    choice = recipe.body if grown is None or grown.body is None else grown.body
-    told: Mapping[str, Any] = whole.lock.get("components", {})
-    components = {p: of for p, of in told.items() if p == choice.path or p.startswith(f"{choice.path}.")}
-    return Functions(
+            rows_of_functions = value if rows is None else value[[rows.index(function) for function in functions]]
+            tensors[f"body/{name.removeprefix(f'{body_path}.')}"] = rows_of_functions
+    recipe = checkpoint.recipe.model.program[script]
+    grown = next(generation for generation, members in recipe.generation_ranges if functions[0].number in members)
+    spec = recipe.body if grown is None or grown.body is None else grown.body
+    recorded_components: Mapping[str, Any] = checkpoint.lockfile.get("components", {})
+    components = {
+        path: component
+        for path, component in recorded_components.items()
+        if path == spec.path or path.startswith(f"{spec.path}.")
+    }
+    return FunctionBundle(
         names=[f"f{number}" for number in numbers],
-        sizes={"width": whole.recipe.model.width, "code": recipe.code, "type": recipe.type},
-        body=plain_values(choice),
-        lock={**whole.lock, "components": components},
+        sizes={"width": checkpoint.recipe.model.width, "code": recipe.code, "type": recipe.type},
+        body=to_plain_values(spec),
+        lock={**checkpoint.lockfile, "components": components},
         tensors=tensors,
     )
 
 
-def delta_of(whole: Whole, base: Whole) -> Delta:
-    """What a checkpoint's model has otherwise than another's."""
-    now, before = whole.inferring, base.inferring
+def compute_delta(checkpoint: LoadedCheckpoint, base: LoadedCheckpoint) -> WeightDelta:
+    """Returns the difference of a checkpoint's model from that of another checkpoint."""
+    now, before = checkpoint.inference_weights, base.inference_weights
     tensors, rows = {}, {}
     for name, value in now.items():
         old = before.get(name)
@@ -114,22 +126,31 @@ def delta_of(whole: Whole, base: Whole) -> Delta:
         differs = [*(~same.all(dim=1)).nonzero().view(-1).tolist(), *range(common, len(value))]
         if differs or len(old) > len(value):
             tensors[name], rows[name] = value[differs], differs
-    return Delta(
-        base=fingerprint(before),
-        recipe=dump(whole.recipe),
-        name=whole.recipe.name,
-        step=whole.manifest.step,
-        lock=dict(whole.lock),
+    return WeightDelta(
+        base=weights_fingerprint(before),
+        recipe=dump(checkpoint.recipe),
+        name=checkpoint.recipe.name,
+        step=checkpoint.manifest.step,
+        lock=dict(checkpoint.lockfile),
         shapes={name: list(value.shape) for name, value in now.items()},
         rows=rows,
         tensors=tensors,
     )
 
 
-def weights_of(delta: Delta, base: Whole, source: object) -> dict[str, Tensor]:
-    """The weights that a delta makes of its base's; raises `CheckpointError` for another base, or where something is missing."""
-    before = base.inferring
-    if fingerprint(before) != delta.base:
+def apply_delta(delta: WeightDelta, base: LoadedCheckpoint, source: object) -> dict[str, Tensor]:
+    """Returns the weights that a delta makes of its base's.
+
+    Args:
+        delta: the difference.
+        base: the checkpoint that it applies to.
+        source: the file of the delta, for error messages.
+
+    Raises:
+        CheckpointError: the delta belongs to another base, or lacks a tensor.
+    """
+    before = base.inference_weights
+    if weights_fingerprint(before) != delta.base:
         raise CheckpointError(
             f"{source}: is a delta of another checkpoint, whose weights have the checksum {delta.base[:12]}..., "
             f"not of {base.folder}; name that one"
@@ -141,11 +162,11 @@ def weights_of(delta: Delta, base: Whole, source: object) -> dict[str, Tensor]:
             raise CheckpointError(f"{source}: lacks {name}; get the file again")
         if stored is None or rows is not None:
             if name not in before:
-                raise CheckpointError(f"{source}: lacks {name}, which its base has not either; get the file again")
+                raise CheckpointError(f"{source}: lacks {name}, and so does its base; get the file again")
             value = before[name]
             if stored is not None and rows is not None:
                 try:
-                    value = _resized(value, shape)
+                    value = _resize_rows(value, shape)
                     value[rows] = stored
                 except (IndexError, RuntimeError, TypeError, ValueError) as error:
                     raise CheckpointError(f"{source}: the rows of {name} do not fit it; get the file again") from error
@@ -157,44 +178,45 @@ def weights_of(delta: Delta, base: Whole, source: object) -> dict[str, Tensor]:
     return weights
 
 
-def _resized(value: Tensor, shape: Sequence[int]) -> Tensor:
-    """A copy with other rows at its end, or fewer."""
+def _resize_rows(value: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns a copy with zero rows appended, or with rows removed at its end."""
     resized = value.new_zeros(*shape)
     resized[: len(value)] = value[: len(resized)]
     return resized
 
 
-def write_parcel(path: Path, parcel: Functions | Delta) -> None:
-    """Writes a file in one step; raises `UsageError` if it is there already."""
+def save_export(path: Path, content: FunctionBundle | WeightDelta) -> None:
+    """Writes a file atomically. Raises `UsageError` if it exists already."""
     check_absent(path, "file")
-    kind = next(kind for kind, cls in _KINDS.items() if isinstance(parcel, cls))
-    told = {name: value for name, value in _fields(parcel).items() if name != "tensors"}
-    about = json.dumps({"format": _FORMAT, "kind": kind, **told})
-    tensors = {name: value.detach().contiguous() for name, value in parcel.tensors.items()}
-    replace_file(path, save(tensors, {_ABOUT: about}))
+    kind = next(kind for kind, cls in _EXPORT_KINDS.items() if isinstance(content, cls))
+    metadata = {name: value for name, value in _export_fields(content).items() if name != "tensors"}
+    metadata_json = json.dumps({"format": _EXPORT_FORMAT, "kind": kind, **metadata})
+    tensors = {name: value.detach().contiguous() for name, value in content.tensors.items()}
+    atomic_write(path, save(tensors, {_METADATA_KEY: metadata_json}))
 
 
-def read_parcel(path: Path) -> Functions | Delta:
-    """What `write_parcel` wrote; raises `CheckpointError` for a file that is absent or something else."""
+def load_export(path: Path) -> FunctionBundle | WeightDelta:
+    """Reads a file that `save_export` wrote. Raises `CheckpointError` if it is absent or not such a file."""
     try:
-        with open_plain(path, 2**63):
+        with open_regular_file(path, 2**63):
             pass
         with safe_open(str(path), framework="pt") as file:
-            about = (file.metadata() or {}).get(_ABOUT, "")
-            if len(about) > _LARGEST:
-                raise ValueError("what it says of itself is too long")
-            told = json.loads(about)
-            if told.pop("format") != _FORMAT:
+            metadata_json = (file.metadata() or {}).get(_METADATA_KEY, "")
+            if len(metadata_json) > _MAX_METADATA_BYTES:
+                raise ValueError("its metadata is too long")
+            metadata = json.loads(metadata_json)
+            if metadata.pop("format") != _EXPORT_FORMAT:
                 raise ValueError("it was written by another version of ni_framework")
-            parcel = _KINDS[told.pop("kind")](**told)
-            return evolve(parcel, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  it is no mapping
+            content = _EXPORT_KINDS[metadata.pop("kind")](**metadata)
+            # The file has `keys`, but is not a mapping.
+            return evolve(content, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; name another file") from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: is no file of `ni export` ({str(error)[:100]}); name one that it wrote"
+            f"{path}: is not a file of `ni export` ({str(error)[:100]}); name one that it wrote"
         ) from error
 
 
-def _fields(parcel: Functions | Delta) -> dict[str, Any]:
-    return {name: getattr(parcel, name) for name in type(parcel).__annotations__}
+def _export_fields(content: FunctionBundle | WeightDelta) -> dict[str, Any]:
+    return {name: getattr(content, name) for name in type(content).__annotations__}

@@ -1,241 +1,331 @@
-"""Growth as it is asked for: what a command says, carried out on a checkpoint in one step."""
+"""Growth from the options of `ni grow`: plans it, computes the new weights, and saves a new run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import evolve, frozen
-from torch import Tensor
 
-from ni_framework.checkpoint.golden_check import changes, words
-from ni_framework.checkpoint.load import restored
-from ni_framework.checkpoint.loaded_checkpoint import Whole
-from ni_framework.checkpoint.lockfile import locked
+from ni_framework.checkpoint.golden_check import find_source_changes, format_changes
+from ni_framework.checkpoint.load import load_unchecked
+from ni_framework.checkpoint.loaded_checkpoint import LoadedCheckpoint
+from ni_framework.checkpoint.lockfile import locked_components
 from ni_framework.checkpoint.manifest import read_manifest
 from ni_framework.errors import CheckpointError, RunError, UsageError
-from ni_framework.evaluation.evaluate import evaluate
-from ni_framework.evaluation.function_usage import used
+from ni_framework.evaluation.evaluate import evaluate_model
+from ni_framework.evaluation.function_usage import measure_function_usage
 from ni_framework.growth import plan as growing
-from ni_framework.growth.export import Delta, Functions, functions_of, read_parcel, weights_of
+from ni_framework.growth.export import FunctionBundle, WeightDelta, apply_delta, bundle_functions, load_export
 from ni_framework.growth.grown_checkpoint import (
-    Init,
-    Tensors,
-    arranged,
-    brought,
-    forgotten,
-    grown_tensors,
-    save_grown,
-    settled,
+    GrownTensors,
+    finalize_recipe,
+    fresh_training_state,
+    grow_tensors,
+    save_grown_run,
 )
-from ni_framework.growth.plan import Growth
-from ni_framework.growth.transplant import Function, Outline, outline_of
-from ni_framework.model.compose import build_data, meta_model
-from ni_framework.options import Choice
-from ni_framework.recipe import Recipe, dump, plain_values
+from ni_framework.growth.initialize import FunctionImport, FunctionInit, init_from_export, init_near
+from ni_framework.growth.plan import GrowthPlan
+from ni_framework.growth.transplant import FunctionRef, infer_function_rows
+from ni_framework.model.compose import build_data, build_meta_model
+from ni_framework.options import ComponentSpec
+from ni_framework.recipe import Recipe, dump, to_plain_values
 from ni_framework.recipe.dump import dump_values
-from ni_framework.registry import recipe_in
+from ni_framework.registry import load_recipe_text
 from ni_framework.utils.atomic_files import check_absent
 
-LEARN = {"none": None, "old": ("grown",), "all-but-routing": ("grown", "routing")}
+TRAINABLE_BY_FREEZE = {"none": None, "old": ("grown",), "all-but-routing": ("grown", "routing")}
 
 
 @frozen(kw_only=True)
-class Asked:
-    """What `ni grow` was asked for, as its options say it."""
+class GrowOptions:
+    """The options of `ni grow`, as given on the command line."""
 
+    # Overrides of the recipe, as "train.steps=200".
     overrides: tuple[str, ...] = ()
+    # The number of functions to add.
     add: int | None = None
+    # How added functions begin: "random", "near=f0,f1" or "mirror=f0,f1".
     init: str = "random"
+    # The body of added functions, as in a recipe; None means the script's own body.
     body: str | None = None
+    # A checkpoint whose functions are added, as "runs/other" or "runs/other:f0,f3".
     merge: str | None = None
+    # A file of `ni export`.
     imported: str | None = None
+    # New tasks, as "letters:26".
     tasks: str | None = None
+    # Functions to remove, as "f0,f3".
     remove: str | None = None
+    # Functions that take less than this fraction of an element are removed.
     below: float | None = None
     iterations: int | None = None
+    # The number of the script; None means all scripts, or the only one.
     script: int | None = None
+    # A key of `TRAINABLE_BY_FREEZE`.
     freeze: str = "none"
 
 
-def grow(
-    checkpoint: str | Path, out: Path, asked: Asked, say: Callable[[str], object] = lambda text: None
-) -> dict[str, Any]:
-    """Carries growth out, and returns what `ni grow --json` prints.
+class _ParsedOptions(NamedTuple):
+    """The options that have to be parsed, checked against the model."""
 
-    Raises `UsageError` for what makes no sense for this model, before anything is written.
+    scripts: Sequence[int]
+    tasks: dict[str, int]
+    init: FunctionInit
+    removed: list[FunctionRef]
+
+
+def grow_checkpoint(
+    checkpoint: str | Path, out: Path, options: GrowOptions, report: Callable[[str], object] = lambda text: None
+) -> dict[str, Any]:
+    """Makes a new run folder with a grown model from a checkpoint.
+
+    Args:
+        checkpoint: a checkpoint or a run folder.
+        out: the new run folder.
+        options: what grows.
+        report: called with each message for the user.
+
+    Returns:
+        The document that `ni grow --json` prints.
+
+    Raises:
+        UsageError: an option does not fit this model; nothing is written.
     """
     check_absent(out, "folder")
-    before = Whole.of(checkpoint)
-    recipe = before.recipe
-    if asked.imported and isinstance(delta := read_parcel(Path(asked.imported)), Delta):
-        if asked != Asked(imported=asked.imported):
+    before = LoadedCheckpoint.load(checkpoint)
+    if options.imported and isinstance(delta := load_export(Path(options.imported)), WeightDelta):
+        if options != GrowOptions(imported=options.imported):
             raise UsageError(
-                f"{asked.imported}: is a delta, which makes a whole model of its base; give no other option with it"
+                f"{options.imported}: is a delta, which makes a full model of its base; give no other option with it"
             )
-        return _saved(out, before, *_of_delta(before, delta, asked.imported), delta.step, asked, say)
-    growth = begun = growing.begun(recipe)
-    scripts = range(len(recipe.model.program)) if asked.script is None else [growing.only_script(recipe, asked.script)]
-    tasks = _tasks(asked.tasks)
-    init = _init(asked, recipe)
-    gone = growing.functions_named(asked.remove.split(","), recipe, asked.script) if asked.remove else []
-    if asked.below is not None:
-        gone += _little_used(before, asked.below, scripts, say)
-    if gone:
-        growth = growing.remove(growth, gone)
-    if tasks:
-        growth = growing.with_tasks(growth, tasks, before.tasks)
-    arrange: list[tuple[list[Function], Functions, object]] = []
-    for source, parcel in _parcels(asked, recipe):
-        if changed := changes(parcel.lock):
-            say(f"{source}: its functions were trained by other code: {words(changed)}")
-        place = growing.only_script(recipe, asked.script)
-        _check_sizes(parcel, recipe, place, source)
-        first = growth.recipe.model.program[place].num_functions
-        growth = growing.add(growth, len(parcel.names), [place], _body_of(parcel, before, place), tuple(tasks) or None)
-        arrange.append(([Function(place, first + n) for n in range(len(parcel.names))], parcel, source))
-    if asked.add:
-        growth = growing.add(growth, asked.add, scripts, _body(asked.body, recipe), tuple(tasks) or None)
-    if asked.iterations:
-        growth = growing.with_iterations(growth, asked.iterations, scripts)
-    if growth == begun and not asked.overrides:
-        if asked.below is not None:
-            raise UsageError(f"each function takes at least {asked.below:.2%} of an element, so that none is removed")
-        raise UsageError("nothing to do; say what: --add, --remove, --tasks, --iterations, --merge or --import")
-    growth = settled(before, growth, asked.overrides, LEARN[asked.freeze])
-    if init.like:
-        numbers = {was: now for now, was in growth.origins.items()}
-        if gone := [f"f{like.number}" for like in init.like if like not in numbers]:
-            raise UsageError(f"--init {asked.init}: {gone[0]} is removed; name functions that stay")
-        init = init._replace(like=tuple(numbers[like] for like in init.like))
-
-    def arranging(weights: dict[str, Tensor], outline: Outline) -> None:
-        for step in (arranged(growth, init), *(brought(growth, *of) for of in arrange)):
-            step(weights, outline)
-
-    tensors = grown_tensors(before, growth, arranging)
-    return _saved(out, before, growth, tensors, before.manifest.step, asked, say)
+        plan, tensors = _plan_from_delta(before, delta, options.imported)
+        return _save_and_report(out, before, plan, tensors, delta.step, options, report)
+    parsed = _parse_options(options, before, report)
+    plan, imports = _plan_growth(before, options, parsed, report)
+    plan = finalize_recipe(before, plan, options.overrides, TRAINABLE_BY_FREEZE[options.freeze])
+    init = _renumber_references(parsed.init, plan, options.init)
+    initializers = [
+        partial(init_near, plan=plan, init=init),
+        *(partial(init_from_export, plan=plan, function_import=function_import) for function_import in imports),
+    ]
+    tensors = grow_tensors(before, plan, initializers)
+    return _save_and_report(out, before, plan, tensors, before.manifest.step, options, report)
 
 
-def _saved(
-    out: Path, before: Whole, growth: Growth, tensors: Tensors, step: int, asked: Asked, say: Callable[[str], object]
-) -> dict[str, Any]:
+def _parse_options(options: GrowOptions, before: LoadedCheckpoint, report: Callable[[str], object]) -> _ParsedOptions:
+    """Parses scripts, tasks, initial values and removed functions; functions of little use are measured here."""
     recipe = before.recipe
-    place, change, opened = save_grown(out, before, growth, tensors, step)
-    for function, part in opened.items():
-        if not part:
-            say(
-                f"script {function.script}, f{function.number} takes no element of the golden batch, and learns nothing where "
+    scripts = range(len(recipe.model.program))
+    if options.script is not None:
+        scripts = [growing.resolve_script(recipe, options.script)]
+    tasks = _parse_tasks(options.tasks)
+    init = _parse_init(options, recipe)
+    removed = growing.parse_functions(options.remove.split(","), recipe, options.script) if options.remove else []
+    if options.below is not None:
+        removed += _find_little_used(before, options.below, scripts, report)
+    return _ParsedOptions(scripts, tasks, init, removed)
+
+
+def _plan_growth(
+    before: LoadedCheckpoint, options: GrowOptions, parsed: _ParsedOptions, report: Callable[[str], object]
+) -> tuple[GrowthPlan, list[FunctionImport]]:
+    """Returns the plan of the growth, and the functions that get values of an export."""
+    plan = unchanged_plan = growing.identity_plan(before.recipe)
+    function_tasks = tuple(parsed.tasks) or None
+    if parsed.removed:
+        plan = growing.remove_functions(plan, parsed.removed)
+    if parsed.tasks:
+        plan = growing.with_tasks(plan, parsed.tasks, before.tasks)
+    imports = []
+    for source, bundle in _load_bundles(options, before.recipe):
+        if changed := find_source_changes(bundle.lock):
+            report(f"{source}: its functions were trained by other code: {format_changes(changed)}")
+        plan, function_import = _plan_import(plan, before, bundle, source, options.script, function_tasks)
+        imports.append(function_import)
+    if options.add:
+        body = _parse_body(options.body, before.recipe)
+        plan = growing.add_functions(plan, options.add, parsed.scripts, body, function_tasks)
+    if options.iterations:
+        plan = growing.with_iterations(plan, options.iterations, parsed.scripts)
+    if plan == unchanged_plan and not options.overrides:
+        if options.below is not None:
+            raise UsageError(f"each function takes at least {options.below:.2%} of an element, so that none is removed")
+        raise UsageError("nothing to do; give --add, --remove, --tasks, --iterations, --merge or --import")
+    return plan, imports
+
+
+def _plan_import(
+    plan: GrowthPlan,
+    before: LoadedCheckpoint,
+    bundle: FunctionBundle,
+    source: str,
+    script: int | None,
+    tasks: tuple[str, ...] | None,
+) -> tuple[GrowthPlan, FunctionImport]:
+    """Returns the plan with the functions of a bundle added, and which functions they are."""
+    place = growing.resolve_script(before.recipe, script)
+    _check_bundle_sizes(bundle, before.recipe, place, source)
+    first, number = plan.recipe.model.program[place].num_functions, len(bundle.names)
+    plan = growing.add_functions(plan, number, [place], _imported_body(bundle, before, place), tasks)
+    return plan, FunctionImport([FunctionRef(place, first + n) for n in range(number)], bundle, source)
+
+
+def _renumber_references(init: FunctionInit, plan: GrowthPlan, option: str) -> FunctionInit:
+    """Returns the initialization with its reference functions numbered as in the grown model."""
+    new_refs = {old: new for new, old in plan.origins.items()}
+    if removed := [reference for reference in init.references if reference not in new_refs]:
+        raise UsageError(f"--init {option}: f{removed[0].number} is removed; name functions that stay")
+    return init._replace(references=tuple(new_refs[reference] for reference in init.references))
+
+
+def _save_and_report(
+    out: Path,
+    before: LoadedCheckpoint,
+    plan: GrowthPlan,
+    tensors: GrownTensors,
+    step: int,
+    options: GrowOptions,
+    report: Callable[[str], object],
+) -> dict[str, Any]:
+    """Saves the grown model, reports functions that take nothing, and returns the document of `ni grow --json`."""
+    recipe = before.recipe
+    place, drift, open_fractions = save_grown_run(out, before, plan, tensors, step)
+    for function, fraction in open_fractions.items():
+        if not fraction:
+            report(
+                f"script {function.script}, f{function.number} takes no element of the golden batch, and gets no gradient where "
                 "it takes none; use --init near=F, or a larger model.router.truncation"
             )
     document = {
         "run": str(out),
         "checkpoint": str(place),
-        "parameters": {"before": _count(recipe), "after": _count(growth.recipe)},
+        "parameters": {"before": _count_parameters(recipe), "after": _count_parameters(plan.recipe)},
         "functions": [
             [old.num_functions, new.num_functions]
-            for old, new in zip(recipe.model.program, growth.recipe.model.program, strict=True)
+            for old, new in zip(recipe.model.program, plan.recipe.model.program, strict=True)
         ],
-        "change": change._asdict(),
-        "added": [{"script": of.script, "function": of.number, "open": part} for of, part in opened.items()],
+        "change": drift._asdict(),
+        "added": [
+            {"script": function.script, "function": function.number, "open": fraction}
+            for function, fraction in open_fractions.items()
+        ],
     }
-    if asked.remove or asked.below is not None or asked.iterations:
-        document |= _held_out(before, place, say)
+    if options.remove or options.below is not None or options.iterations:
+        document |= _compare_on_held_out(before, place, report)
     return document
 
 
-def _of_delta(before: Whole, delta: Delta, source: str) -> tuple[Growth, Tensors]:
-    """The model that a delta makes of its base; nothing is remembered of its training."""
-    origins = {(of.kind, of.name): (of.distribution, of.version) for of in locked(delta.lock).values()}
-    recipe = evolve(recipe_in(delta.recipe, (), source, origins), name=delta.name)
-    growth = Growth(recipe, {function: function for function in growing.functions_of(recipe)})
-    shapes = {name: list(value.shape) for name, value in meta_model(recipe).state_dict().items()}
-    if delta.shapes != shapes:  # before anything of a size that a file says is made
+def _plan_from_delta(before: LoadedCheckpoint, delta: WeightDelta, source: str) -> tuple[GrowthPlan, GrownTensors]:
+    """Returns the plan and the tensors of the model that a delta makes of its base; its training state is fresh."""
+    recipe = evolve(load_recipe_text(delta.recipe, (), source, _component_origins(delta.lock)), name=delta.name)
+    plan = GrowthPlan(recipe, {function: function for function in growing.list_functions(recipe)})
+    shapes = {name: list(value.shape) for name, value in build_meta_model(recipe).state_dict().items()}
+    # Compared before anything is allocated, because the sizes come from a file.
+    if delta.shapes != shapes:
         raise CheckpointError(f"{source}: its tensors are not those of its own recipe's model; get the file again")
-    weights = weights_of(delta, before, source)
-    return growth, Tensors(weights, None, dict(forgotten(recipe)))
+    weights = apply_delta(delta, before, source)
+    return plan, GrownTensors(weights, None, dict(fresh_training_state(recipe)))
 
 
-def _parcels(asked: Asked, recipe: Recipe) -> Iterator[tuple[str, Functions]]:
-    """The functions that are to be brought in, those of one body at a time."""
-    if asked.imported:
-        parcel = read_parcel(Path(asked.imported))
-        assert isinstance(parcel, Functions)
-        yield asked.imported, parcel
-    if asked.merge:
-        path, colon, names = asked.merge.rpartition(":") if not Path(asked.merge).exists() else (asked.merge, "", "")
-        other = Whole.of(path if colon else asked.merge)
-        place = asked.script if len(other.recipe.model.program) > 1 else 0
-        place = growing.only_script(other.recipe, place)
+def _load_bundles(options: GrowOptions, recipe: Recipe) -> Iterator[tuple[str, FunctionBundle]]:
+    """Yields the functions to import, those of one body at a time, with the file or checkpoint they come from."""
+    if options.imported:
+        bundle = load_export(Path(options.imported))
+        assert isinstance(bundle, FunctionBundle)
+        yield options.imported, bundle
+    if options.merge:
+        path, colon, names = (
+            options.merge.rpartition(":") if not Path(options.merge).exists() else (options.merge, "", "")
+        )
+        other = LoadedCheckpoint.load(path if colon else options.merge)
+        # A checkpoint with a single script can be merged into any script.
+        place = growing.resolve_script(other.recipe, options.script if len(other.recipe.model.program) > 1 else 0)
         number = other.recipe.model.program[place].num_functions
-        wanted = names.split(",") if colon else [f"f{n}" for n in range(number)]
-        functions = growing.functions_named(wanted, other.recipe, place)
-        bodies = outline_of(other.recipe).own_bodies
+        names_to_import = names.split(",") if colon else [f"f{n}" for n in range(number)]
+        functions = growing.parse_functions(names_to_import, other.recipe, place)
+        bodies = infer_function_rows(other.recipe).own_body_paths
         for body in dict.fromkeys(bodies.get(function) for function in functions):
-            yield asked.merge, functions_of(other, [function for function in functions if bodies.get(function) == body])
-
-
-def _check_sizes(parcel: Functions, recipe: Recipe, place: int, source: str) -> None:
-    script = recipe.model.program[place]
-    here = {"width": recipe.model.width, "code": script.code, "type": script.type}
-    for name, number in here.items():
-        if parcel.sizes.get(name) != number:
-            raise CheckpointError(
-                f"{source}: its functions have a {name} of {parcel.sizes.get(name)}, those of this model {number}; "
-                "only functions of equal sizes can be brought in"
+            yield (
+                options.merge,
+                bundle_functions(other, [function for function in functions if bodies.get(function) == body]),
             )
 
 
-def _body_of(parcel: Functions, before: Whole, place: int) -> Choice | None:
-    """The body that functions bring with them; None where it is this script's own, with the same weights."""
-    origins = {(of.kind, of.name): (of.distribution, of.version) for of in locked(parcel.lock).values()}
-    values = plain_values(before.recipe)
-    values["model"]["body"] = parcel.body
-    choice = recipe_in(dump_values(values), (), "the functions' body", origins).model.body
+def _check_bundle_sizes(bundle: FunctionBundle, recipe: Recipe, place: int, source: str) -> None:
+    script = recipe.model.program[place]
+    expected_sizes = {"width": recipe.model.width, "code": script.code, "type": script.type}
+    for name, number in expected_sizes.items():
+        if bundle.sizes.get(name) != number:
+            raise CheckpointError(
+                f"{source}: its functions have a {name} of {bundle.sizes.get(name)}, those of this model {number}; "
+                "only functions of equal sizes can be imported"
+            )
+
+
+def _imported_body(bundle: FunctionBundle, before: LoadedCheckpoint, place: int) -> ComponentSpec | None:
+    """Returns the body of imported functions; None if it is equal to the script's own, with the same weights."""
+    values = to_plain_values(before.recipe)
+    values["model"]["body"] = bundle.body
+    spec = load_recipe_text(dump_values(values), (), "the functions' body", _component_origins(bundle.lock)).model.body
     prefix = f"scripts.{place}.body."
-    own = {name.removeprefix(prefix): value for name, value in before.inferring.items() if name.startswith(prefix)}
-    given = {name.removeprefix("body/"): value for name, value in parcel.tensors.items() if name.startswith("body/")}
-    same = own.keys() == given.keys() and all(own[name].equal(value) for name, value in given.items())
-    return None if same and choice == before.recipe.model.program[place].body else choice
+    own = {
+        name.removeprefix(prefix): value for name, value in before.inference_weights.items() if name.startswith(prefix)
+    }
+    imported = {name.removeprefix("body/"): value for name, value in bundle.tensors.items() if name.startswith("body/")}
+    same = own.keys() == imported.keys() and all(own[name].equal(value) for name, value in imported.items())
+    return None if same and spec == before.recipe.model.program[place].body else spec
 
 
-def _little_used(before: Whole, below: float, scripts: Iterable[int], say: Callable[[str], object]) -> list[Function]:
-    """The functions of these scripts that take less than a share `below` of an element in any task's mean, on held-out data.
+def _find_little_used(
+    before: LoadedCheckpoint, below: float, scripts: Iterable[int], report: Callable[[str], object]
+) -> list[FunctionRef]:
+    """Returns the functions that take less than the fraction `below` of an element on held-out data, in the mean of every task.
 
-    Those that belong to tasks of which the data have nothing stay: nothing is known of their use.
+    Functions of tasks without data are kept, because their use cannot be measured.
     """
-    found = []
+    functions = []
     data = build_data(before.recipe)
-    uses = used(before.model(), data.open()["test"])
+    uses = measure_function_usage(before.build_inference_model(), data.open()["test"])
     for script in scripts:
-        use_U = uses[script].use_ILU.mean(dim=0).nan_to_num(0).amax(dim=0).tolist()  # what one task needs stays
-        for grown, numbers in before.recipe.model.program[script].members:
+        # The largest use by any task counts: a function that one task needs is kept.
+        use_U = uses[script].use_ILU.mean(dim=0).nan_to_num(0).amax(dim=0).tolist()
+        for grown, numbers in before.recipe.model.program[script].generation_ranges:
             measured = grown is None or grown.tasks is None or not data.tasks.keys().isdisjoint(grown.tasks)
             for number in numbers if measured else ():
                 if use_U[number] < below:
-                    say(f"script {script}, f{number} takes {use_U[number]:.2%} of an element, and is removed")
-                    found.append(Function(script, number))
-    return found
+                    report(f"script {script}, f{number} takes {use_U[number]:.2%} of an element, and is removed")
+                    functions.append(FunctionRef(script, number))
+    return functions
 
 
-def _held_out(before: Whole, place: Path, say: Callable[[str], object]) -> dict[str, Any]:
-    """The metrics on held-out data of the old model and the new one."""
+def _compare_on_held_out(before: LoadedCheckpoint, checkpoint: Path, report: Callable[[str], object]) -> dict[str, Any]:
+    """Returns the metrics of the old and the new model on held-out data."""
     try:
         split = build_data(before.recipe).open()["test"]
     except RunError as error:
-        say(f"not measured on held-out data: {error}")
+        report(f"not measured on held-out data: {error}")
         return {}
-    old = evaluate(restored(before.folder, before.manifest)[0], split)
-    new = evaluate(restored(place, read_manifest(place))[0], split)
+    old = evaluate_model(load_unchecked(before.folder, before.manifest)[0], split)
+    new = evaluate_model(load_unchecked(checkpoint, read_manifest(checkpoint))[0], split)
     return {"held_out": {name: [value, new[name]] for name, value in old.items()}}
 
 
-def _count(recipe: Recipe) -> int:
-    return sum(parameter.numel() for parameter in meta_model(recipe).parameters())
+def _component_origins(lock: Mapping[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Returns {(kind, name): (distribution, version)} of the components that a lockfile records."""
+    return {
+        (component.kind, component.name): (component.distribution, component.version)
+        for component in locked_components(lock).values()
+    }
 
 
-def _tasks(text: str | None) -> dict[str, int]:
+def _count_parameters(recipe: Recipe) -> int:
+    return sum(parameter.numel() for parameter in build_meta_model(recipe).parameters())
+
+
+def _parse_tasks(text: str | None) -> dict[str, int]:
     tasks: dict[str, int] = {}
     for item in text.split(",") if text else ():
         name, _, number = item.partition(":")
@@ -245,15 +335,15 @@ def _tasks(text: str | None) -> dict[str, int]:
     return tasks
 
 
-def _init(asked: Asked, recipe: Recipe) -> Init:
-    use, _, names = asked.init.partition("=")
-    if asked.init == "random":
-        return Init()
+def _parse_init(options: GrowOptions, recipe: Recipe) -> FunctionInit:
+    use, _, names = options.init.partition("=")
+    if options.init == "random":
+        return FunctionInit()
     if use not in ("near", "mirror") or not names:
-        raise UsageError(f"--init {asked.init}: expected random, near=F,... or mirror=F,..., as in near=f0,f1")
-    return Init(use, tuple(growing.functions_named(names.split(","), recipe, asked.script)))  # pyright: ignore[reportArgumentType]
+        raise UsageError(f"--init {options.init}: expected random, near=F,... or mirror=F,..., as in near=f0,f1")
+    return FunctionInit(use, tuple(growing.parse_functions(names.split(","), recipe, options.script)))  # pyright: ignore[reportArgumentType]
 
 
-def _body(text: str | None, recipe: Recipe) -> Choice | None:
-    """The body that a name, or a name with options as in a recipe, says."""
-    return None if text is None else recipe_in(dump(recipe), [f"model.body={text}"], "the recipe").model.body
+def _parse_body(text: str | None, recipe: Recipe) -> ComponentSpec | None:
+    """Returns the body for a name, or for a name with options as in a recipe; None for None."""
+    return None if text is None else load_recipe_text(dump(recipe), [f"model.body={text}"], "the recipe").model.body

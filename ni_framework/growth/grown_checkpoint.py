@@ -1,320 +1,263 @@
-"""Growth: a checkpoint of a model with more functions, or fewer, made from one of any engine, stage and number of processes."""
+"""Growth of checkpoints: the tensors and the run folder of a grown model, from a checkpoint of any engine and world size."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from attrs import evolve
 from torch import Tensor
 
-from ni_framework.checkpoint.golden import golden_batch
-from ni_framework.checkpoint.loaded_checkpoint import Whole
-from ni_framework.checkpoint.lockfile import lock_of
-from ni_framework.checkpoint.manifest import LOCK, RECIPE
-from ni_framework.checkpoint.run_dir import locked, place_of, point_to
+from ni_framework.checkpoint.golden import make_golden_batch
+from ni_framework.checkpoint.loaded_checkpoint import LoadedCheckpoint
+from ni_framework.checkpoint.lockfile import build_lockfile
+from ni_framework.checkpoint.manifest import LOCKFILE, RECIPE_FILE
+from ni_framework.checkpoint.run_dir import checkpoint_dir, run_lock, write_latest
 from ni_framework.checkpoint.save import Snapshot, save_checkpoint
-from ni_framework.engines.step_guard import Guard
-from ni_framework.errors import CheckpointError, RunError, UsageError
-from ni_framework.growth.export import Functions
-from ni_framework.growth.plan import Growth
-from ni_framework.growth.transplant import Function, Outline, name_before, outline_of, transplanted
-from ni_framework.model.compose import build_data, build_model, meta_model
+from ni_framework.engines.step_guard import StepGuard
+from ni_framework.errors import RunError, UsageError
+from ni_framework.growth.initialize import WeightInitializer
+from ni_framework.growth.plan import GrowthPlan
+from ni_framework.growth.transplant import (
+    FunctionRef,
+    FunctionRows,
+    find_old_name,
+    infer_function_rows,
+    transfer_weights,
+)
+from ni_framework.model.compose import build_data, build_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.trace import trace
-from ni_framework.nn.init import seed_of
-from ni_framework.nn.random import keys, uniform
+from ni_framework.nn.random import rng_keys
 from ni_framework.recipe import Recipe, dump
-from ni_framework.registry import recipe_in
-from ni_framework.training.metrics import Means
-from ni_framework.utils.atomic_files import published, unfinished, write_file
+from ni_framework.registry import load_recipe_text
+from ni_framework.training.metrics import MeanAccumulator
+from ni_framework.utils.atomic_files import atomic_directory, list_staging_paths, write_new
 
-STEP = 0.1  # how far a function that begins near another lies from it, in parts of what each tensor holds for that one
-_OPTIMIZER = "engine/optimizer/"
-_COUNT = "engine/average/count"
-
-
-class Init(NamedTuple):
-    """How added functions begin: at random; a little beside others, in turn; or as those with codes turned to the opposite."""
-
-    use: Literal["random", "near", "mirror"] = "random"
-    like: tuple[Function, ...] = ()  # of one script
+_OPTIMIZER_PREFIX = "engine/optimizer/"
+_EMA_COUNT_KEY = "engine/average/count"
 
 
-class Tensors(NamedTuple):
+class GrownTensors(NamedTuple):
     """The tensors of a grown checkpoint."""
 
     weights: dict[str, Tensor]
-    averages: dict[str, Tensor] | None
-    training: dict[str, Tensor]
+    ema_weights: dict[str, Tensor] | None
+    training_state: dict[str, Tensor]
 
 
-Arrange = Callable[[dict[str, Tensor], Outline], object]
-"""Gives added functions other values than their initial ones, in place."""
+def grow_tensors(
+    before: LoadedCheckpoint, plan: GrowthPlan, initializers: Sequence[WeightInitializer] = ()
+) -> GrownTensors:
+    """Computes the weights, EMA weights and training state of the grown model from those of a checkpoint.
 
+    Old functions keep their rows and their optimizer moments. The state of the step guard, of the mean accumulators and of
+    the collapse alarms starts again: it described another model, and perhaps other data.
 
-def grown_tensors(before: Whole, growth: Growth, arrange: Arrange) -> Tensors:
-    """The weights, averages and training state of the grown model: a pure function of the old ones.
-
-    Old functions keep their rows and the moments that the optimizer has of them; those of new ones are 0. Where something is
-    new, steps are counted from 0 again: with the count kept, moments of 0 would not be corrected, and AdamW would move new
-    numbers by 3 to 6 times the learning rate for a hundred steps, while old ones are moved a little less now, and soon as before.
-    Where a part is held from now on, averaged weights become the weights: those are what answers, and would drift otherwise;
-    so they do where nothing is averaged any more.
-    What the guard, the running means and alarms have seen is forgotten: it was of another model, and perhaps of other data.
+    Args:
+        before: the checkpoint.
+        plan: the growth.
+        initializers: set the values of added functions, one after the other.
     """
-    old, now = outline_of(before.recipe), outline_of(growth.recipe)
-    fresh = build_model(growth.recipe).state_dict()
-    train = growth.recipe.train
-    start = before.weights if train.learn is None and train.average else before.inferring
-    weights = transplanted(start, old, fresh, now, growth.origins)
-    weights = {name: value.clone() for name, value in weights.items()}
-    arrange(weights, now)
-    averages = None
-    if before.averages is not None and train.average:
-        averages = transplanted(before.averages, old, weights, now, growth.origins)
-    names = {name: name_before(name, old, now, growth.origins) for name in weights}
-    sizes = {name: value.numel() for name, value in before.weights.items()}
-    new = any(weights[name].numel() > sizes.get(source or "", 0) for name, source in names.items())
-    training: dict[str, Tensor] = {}
-    for kind in sorted(
-        {key.removeprefix(_OPTIMIZER).partition("/")[0] for key in before.training if key.startswith(_OPTIMIZER)}
-    ):
-        prefix = f"{_OPTIMIZER}{kind}/"
-        known = {key.removeprefix(prefix): value for key, value in before.training.items() if key.startswith(prefix)}
-        kept = {name: known[source] for name, source in names.items() if source in known}
-        blank = {name: torch.zeros_like(weights[name]) for name, value in kept.items() if value.ndim}
-        moved = transplanted(known, old, blank, now, growth.origins)
-        if kind == "step" and new:
+    old_rows, new_rows = infer_function_rows(before.recipe), infer_function_rows(plan.recipe)
+    weights = _grow_weights(before, plan, old_rows, new_rows)
+    for initialize in initializers:
+        initialize(weights, new_rows)
+    ema_weights = None
+    if before.ema_weights is not None and plan.recipe.train.ema_decay:
+        ema_weights = transfer_weights(before.ema_weights, old_rows, weights, new_rows, plan.origins)
+    training_state = _grow_optimizer_state(before, plan, weights, old_rows, new_rows)
+    if plan.recipe.train.ema_decay:
+        training_state[_EMA_COUNT_KEY] = before.training_state.get(_EMA_COUNT_KEY, torch.tensor(0))
+    return GrownTensors(weights, ema_weights, training_state | fresh_training_state(plan.recipe))
+
+
+def _grow_weights(
+    before: LoadedCheckpoint, plan: GrowthPlan, old_rows: FunctionRows, new_rows: FunctionRows
+) -> dict[str, Tensor]:
+    """Returns the old weights with new rows at their random initial values.
+
+    If a part of the model is frozen from now on, the EMA weights become the weights: they compute the outputs, which would
+    otherwise drift while the EMA approaches the frozen weights. The same holds if the EMA ends.
+    """
+    train = plan.recipe.train
+    old_weights = before.weights if train.trainable is None and train.ema_decay else before.inference_weights
+    initial = build_model(plan.recipe).state_dict()
+    weights = transfer_weights(old_weights, old_rows, initial, new_rows, plan.origins)
+    return {name: value.clone() for name, value in weights.items()}
+
+
+def _grow_optimizer_state(
+    before: LoadedCheckpoint,
+    plan: GrowthPlan,
+    weights: Mapping[str, Tensor],
+    old_rows: FunctionRows,
+    new_rows: FunctionRows,
+) -> dict[str, Tensor]:
+    """Returns the optimizer state of the grown model; the moments of new rows are 0.
+
+    If any row is new, Adam's step count is reset. Otherwise bias correction would not cover the zero moments of the new rows,
+    whose first hundred updates would be 3 to 6 times the learning rate. The updates of old rows are a little smaller for a few
+    steps instead.
+    """
+    old_names = {name: find_old_name(name, old_rows, new_rows, plan.origins) for name in weights}
+    old_sizes = {name: value.numel() for name, value in before.weights.items()}
+    has_new_rows = any(weights[name].numel() > old_sizes.get(old or "", 0) for name, old in old_names.items())
+    state: dict[str, Tensor] = {}
+    for kind, moments in _optimizer_state_by_kind(before.training_state).items():
+        kept = {name: moments[old] for name, old in old_names.items() if old in moments}
+        zeros = {name: torch.zeros_like(weights[name]) for name, value in kept.items() if value.ndim}
+        transferred = transfer_weights(moments, old_rows, zeros, new_rows, plan.origins)
+        if kind == "step" and has_new_rows:
             kept = {name: torch.zeros_like(value) for name, value in kept.items()}
-        training |= {f"{prefix}{name}": moved.get(name, value) for name, value in kept.items()}
-    if train.average:
-        training[_COUNT] = before.training.get(_COUNT, torch.tensor(0))
-    return Tensors(weights, averages, training | forgotten(growth.recipe))
+        state |= {f"{_OPTIMIZER_PREFIX}{kind}/{name}": transferred.get(name, value) for name, value in kept.items()}
+    return state
 
 
-def forgotten(recipe: Recipe) -> dict[str, Tensor]:
-    """The training state of a run that has seen nothing yet."""
-    state = {f"engine/guard/{name}": value for name, value in Guard(recipe.train.skip).state().items()}
-    return state | {f"means/{name}": value for name, value in Means().state().items()}
+def _optimizer_state_by_kind(training_state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Returns the optimizer state as {"exp_avg": {parameter name: tensor}, ...}, sorted by kind."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in training_state.items():
+        if key.startswith(_OPTIMIZER_PREFIX):
+            kind, _, name = key.removeprefix(_OPTIMIZER_PREFIX).partition("/")
+            state.setdefault(kind, {})[name] = value
+    return dict(sorted(state.items()))
 
 
-def arranged(growth: Growth, init: Init) -> Arrange:
-    """Has added functions begin as `init` says; a body of their own that is of the same kind begins as the first other's is.
+def fresh_training_state(recipe: Recipe) -> dict[str, Tensor]:
+    """Returns the training state of a run before its first step."""
+    state = {f"engine/guard/{name}": value for name, value in StepGuard(recipe.train.skip).state().items()}
+    return state | {f"means/{name}": value for name, value in MeanAccumulator().state().items()}
 
-    Raises `UsageError` for `mirror` where codes are made from what signatures are made from too.
+
+def finalize_recipe(
+    before: LoadedCheckpoint, plan: GrowthPlan, overrides: Sequence[str] = (), trainable: tuple[str, ...] | None = None
+) -> GrowthPlan:
+    """Returns the plan with the final recipe: overrides applied, and the schedule starting again at this step.
+
+    Args:
+        before: the checkpoint that grows.
+        plan: the growth.
+        overrides: overrides of the recipe, as "train.steps=200".
+        trainable: the new value of `train.trainable`.
+
+    Raises:
+        UsageError: an override changes another section than train, data or engine.
     """
-    if not init.like:
-        return lambda weights, outline: None
-    place = init.like[0].script
-    added = sorted(function for function in growth.added if function.script == place)
-    beside = dict(zip(added, cycle(init.like), strict=False))
-
-    def arrange(weights: dict[str, Tensor], outline: Outline) -> None:
-        codes = _held_as_is(growth.recipe, place)[1]
-        if init.use == "mirror" and codes is None:
-            raise UsageError("--init mirror: codes are no parameters of their own here; use near")
-        for name, functions in outline.rows.items():
-            row_of = {function: row for row, function in enumerate(functions)}
-            if name.endswith(".gates"):
-                _open_gates(weights[name], row_of)
-                continue
-            pairs = [(new, like) for new, like in beside.items() if {new, like} <= row_of.keys()]
-            for new, like in pairs if weights[name].is_floating_point() else ():
-                value = weights[name][row_of[like]]
-                start = -value if init.use == "mirror" and name == codes else value
-                weights[name][row_of[new]] = start + STEP * value.square().mean().sqrt() * _noise(name, new, value)
-        source = outline.own_bodies.get(init.like[0], f"scripts.{place}.body")
-        for body in {outline.own_bodies.get(function, source) for function in added} - {source}:
-            _copy_body(weights, source, body, outline)
-
-    def _open_gates(gates_G: Tensor, row_of: Mapping[Function, int]) -> None:
-        """Has added functions of new tasks take part in full: no answer that there was hangs on them."""
-        for grown, numbers in growth.recipe.model.program[place].members:
-            of_tasks = {Function(place, number) for number in numbers} if grown and grown.tasks is not None else set()
-            for function in beside.keys() & row_of.keys() & of_tasks:
-                gates_G[row_of[function]] = 1
-
-    return arrange
-
-
-def _copy_body(weights: dict[str, Tensor], source: str, body: str, outline: Outline) -> None:
-    """Gives a body the weights of another, if both have the same ones; what they hold for each function stays."""
-    given, own = (
-        {
-            name.removeprefix(place): name
-            for name in weights
-            if name.startswith(f"{place}.") and name not in outline.rows
-        }
-        for place in (source, body)
-    )
-    if {key: weights[name].shape for key, name in given.items()} == {k: weights[n].shape for k, n in own.items()}:
-        for key, name in own.items():
-            weights[name] = weights[given[key]].clone()
-
-
-def brought(growth: Growth, added: Sequence[Function], functions: Functions, source: object) -> Arrange:
-    """Has functions that growth added be these, which have travelled, and their body what it was.
-
-    Raises `CheckpointError` for functions that do not fit the model.
-    """
-    script = added[0].script
-
-    def put(weights: dict[str, Tensor], name: str, outline: Outline, value: Tensor) -> None:
-        rows = outline.rows.get(name)
-        place = weights[name] if rows is None else weights[name][[rows.index(function) for function in added]]
-        if place.shape != value.shape:
-            raise CheckpointError(
-                f"{source}: its functions do not fit: {name} is of shape {list(place.shape)} here, there {list(value.shape)}"
-            )
-        if rows is None:
-            weights[name] = value
-        else:
-            weights[name][[rows.index(function) for function in added]] = value
-
-    def arrange(weights: dict[str, Tensor], outline: Outline) -> None:
-        for name, part in zip(_held_as_is(growth.recipe, script), ("signature", "code"), strict=True):
-            if name is None:
-                message = "signatures and codes are made from other parameters here, so that none can be brought in"
-                raise UsageError(f"{message}; use a model with `embedding: separate`")
-            if part not in functions.tensors:
-                raise CheckpointError(f"{source}: lacks its functions' {part}; get the file again")
-            put(weights, name, outline, functions.tensors[part])
-        if (body := outline.own_bodies.get(added[0])) is None:
-            return
-        own = {name for name in weights if name.startswith(f"{body}.")}
-        given = {
-            f"{body}.{key.removeprefix('body/')}": v for key, v in functions.tensors.items() if key.startswith("body/")
-        }
-        if own != given.keys():
-            raise CheckpointError(
-                f"{source}: its body does not fit: {sorted(own ^ given.keys())[0]} is on one side only"
-            )
-        for name, value in given.items():
-            put(weights, name, outline, value)
-
-    return arrange
-
-
-def _noise(name: str, function: Function, like: Tensor) -> Tensor:
-    """Numbers of mean 0 and variance 1 that are functions of the tensor's name and the function."""
-    drawn = uniform(keys(seed_of("growth", name), torch.tensor([function.number])), max(like.numel(), 1))
-    return ((2 * drawn - 1) * 3**0.5).to(like.dtype).view(like.shape)
-
-
-def _held_as_is(recipe: Recipe, script: int) -> tuple[str | None, str | None]:
-    """The parameters that are a script's signatures and its codes; None where these are made from others."""
-    model = meta_model(recipe)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    signature_UT, code_UC = list(model.scripts)[script].embedding()
-    return names.get(id(signature_UT)), names.get(id(code_UC))
-
-
-def settled(
-    before: Whole, growth: Growth, overrides: Sequence[str] = (), learn: tuple[str, ...] | None = None
-) -> Growth:
-    """The growth as it is saved: with overrides, what is trained from now on, and a schedule that begins again at this step."""
     for override in overrides:
         if override.partition("=")[0].partition(".")[0] not in ("train", "data", "engine"):
             raise UsageError(
-                f"{override}: growth changes the model; beside it only train, data and engine may change here"
+                f"{override}: growth changes the model; apart from that, only train, data and engine may change here"
             )
-    recipe = growth.recipe
-    schedule = evolve(recipe.train.schedule, begin=before.manifest.step)
-    recipe = evolve(recipe, train=evolve(recipe.train, schedule=schedule, learn=learn))
+    recipe = plan.recipe
+    schedule = evolve(recipe.train.schedule, start_step=before.manifest.step)
+    recipe = evolve(recipe, train=evolve(recipe.train, schedule=schedule, trainable=trainable))
     if recipe.model.tasks is None:
         recipe = evolve(recipe, model=evolve(recipe.model, tasks=dict(before.tasks)))
-    return growth._replace(recipe=evolve(recipe_in(dump(recipe), overrides, "the grown recipe"), name=recipe.name))
+    return plan._replace(recipe=evolve(load_recipe_text(dump(recipe), overrides, "the grown recipe"), name=recipe.name))
 
 
-class Change(NamedTuple):
-    """How far answers of the old tasks on the golden inputs have moved: the largest difference of a logit."""
+class OutputDrift(NamedTuple):
+    """The largest difference of a logit of the old tasks on the golden inputs."""
 
-    computed: float  # as the models infer, in fp32
-    exact: float  # in fp64, with all functions at work as in training
+    # As in inference, in float32.
+    computed: float
+    # In float64, with all functions computed, as in training.
+    exact: float
 
 
-def save_grown(
-    out: Path, before: Whole, growth: Growth, tensors: Tensors, step: int
-) -> tuple[Path, Change, dict[Function, float]]:
-    """Writes a run folder with one checkpoint, in one step; returns that, how answers have changed, and open pairs.
+def save_grown_run(
+    out: Path, before: LoadedCheckpoint, plan: GrowthPlan, tensors: GrownTensors, step: int
+) -> tuple[Path, OutputDrift, dict[FunctionRef, float]]:
+    """Writes a run folder with one checkpoint, atomically. Staging folders that a killed growth has left are removed.
 
-    What a growth that was killed has left beside that place is removed.
-    The latter are those of the golden inputs that added functions would take, in parts of all.
+    Args:
+        out: the new run folder.
+        before: the checkpoint that has grown.
+        plan: the growth.
+        tensors: the tensors of the new checkpoint.
+        step: the step of the new checkpoint.
+
+    Returns:
+        The folder of the checkpoint, the change of the outputs, and for each added function the fraction of the elements of the
+        golden batch that it would take.
     """
-    recipe = growth.recipe
-    model, old = build_model(recipe), before.model()
-    model.load_state_dict(tensors.averages or tensors.weights)
-    golden = golden_batch(model)
-    change = Change(_moved(old, model, golden["inputs"]), _moved(old, model, golden["inputs"], exact=True))
-    opened = _open(model, growth, golden["inputs"])
-    lock = _lock(before, recipe)
-    for left in unfinished(out):
-        with suppress(RunError), locked(left):  # or another growth is at work there
-            shutil.rmtree(left, ignore_errors=True)
-    with published(out) as folder, locked(folder):
+    recipe = plan.recipe
+    model, old = build_model(recipe), before.build_inference_model()
+    model.load_state_dict(tensors.ema_weights or tensors.weights)
+    golden = make_golden_batch(model)
+    drift = OutputDrift(
+        _max_logit_difference(old, model, golden["inputs"]),
+        _max_logit_difference(old, model, golden["inputs"], exact=True),
+    )
+    open_fractions = _open_fractions(model, plan, golden["inputs"])
+    lock = _build_grown_lockfile(before, recipe)
+    for stale in list_staging_paths(out):
+        # If the lock is held, another growth is still writing there.
+        with suppress(RunError), run_lock(stale):
+            shutil.rmtree(stale, ignore_errors=True)
+    with atomic_directory(out) as folder, run_lock(folder):
         snapshot = Snapshot(
             weights=tensors.weights,
-            average=tensors.averages,
-            training=tensors.training,
+            ema_weights=tensors.ema_weights,
+            training_state=tensors.training_state,
             golden=golden,
             recipe=recipe,
-            lock=lock,
+            lockfile=lock,
             step=step,
             seconds=before.manifest.seconds,
-            every=before.manifest.every,
-            keep=before.manifest.keep,
+            checkpoint_every=before.manifest.every,
+            keep_last=before.manifest.keep,
         )
-        place = save_checkpoint(place_of(folder, step, max(recipe.train.steps, step)), snapshot)
-        point_to(place)
-        write_file(folder / RECIPE, dump(recipe).encode())
-        write_file(folder / LOCK, (json.dumps(lock, indent=2) + "\n").encode())
-    return out / place.relative_to(folder), change, opened
+        place = save_checkpoint(checkpoint_dir(folder, step, max(recipe.train.steps, step)), snapshot)
+        write_latest(place)
+        write_new(folder / RECIPE_FILE, [dump(recipe).encode()])
+        write_new(folder / LOCKFILE, [(json.dumps(lock, indent=2) + "\n").encode()])
+    return out / place.relative_to(folder), drift, open_fractions
 
 
-def _lock(before: Whole, recipe: Recipe) -> dict[str, Any]:
-    """What the new checkpoint is made with; data that have not changed are not looked at again."""
+def _build_grown_lockfile(before: LoadedCheckpoint, recipe: Recipe) -> dict[str, Any]:
+    """Builds the lockfile of the new checkpoint; the entry of unchanged data is copied, without reading the data again."""
     if recipe.data != before.recipe.data:
-        return lock_of(recipe, build_data(recipe).open())
-    lock = lock_of(recipe, None)
-    return lock | {"data": before.lock["data"]} if "data" in before.lock else lock
+        return build_lockfile(recipe, build_data(recipe).open())
+    lockfile = build_lockfile(recipe, None)
+    return lockfile | {"data": before.lockfile["data"]} if "data" in before.lockfile else lockfile
 
 
-def _moved(old: Interpreter, new: Interpreter, inputs: Tensor, exact: bool = False) -> float:
+def _max_logit_difference(old: Interpreter, new: Interpreter, inputs: Tensor, exact: bool = False) -> float:
     dtype = torch.float64 if exact else torch.float32
     tasks = [task for task in old.tasks if task in new.tasks]
-    key_B = keys(0, torch.arange(len(inputs)))
-    found = []
+    key_B = rng_keys(0, torch.arange(len(inputs)))
+    outputs = []
     for model in (old, new):
         model.eval().to(dtype)
         with torch.set_grad_enabled(exact):
-            found.append(model(inputs.to(dtype), tasks=tasks, key=key_B))
+            outputs.append(model(inputs.to(dtype), tasks=tasks, key=key_B))
         model.float()
-    before, now = found
+    before, now = outputs
     return max((before[task] - now[task]).abs().max().item() for task in tasks)
 
 
-def _open(model: Interpreter, growth: Growth, inputs: Tensor) -> dict[Function, float]:
-    """The pairs of each added function that are open, in parts of all: with a gate of 1 its share is its compatibility."""
+def _open_fractions(model: Interpreter, plan: GrowthPlan, inputs: Tensor) -> dict[FunctionRef, float]:
+    """Returns the fraction of open pairs of each added function. With a gate of 1, its pool weight is its compatibility."""
     gates = [script.gates for script in model.scripts if script.gates is not None]
-    kept = [gate.detach().clone() for gate in gates]
+    saved = [gate.detach().clone() for gate in gates]
     with torch.no_grad():
         for gate in gates:
             gate.fill_(1)
         compatibility = trace(model, inputs).compatibility
-        for gate, value in zip(gates, kept, strict=True):
+        for gate, value in zip(gates, saved, strict=True):
             gate.copy_(value)
     return {
-        function: torch.stack(
-            [(c_BUV[:, function.number] > 0).float().mean() for c_BUV in compatibility[function.script]]
-        )
-        .mean()
-        .item()
-        for function in growth.added
+        function: _open_fraction(compatibility[function.script], function.number) for function in plan.new_functions
     }
+
+
+def _open_fraction(compatibilities: Sequence[Tensor], function: int) -> float:
+    """Returns the fraction of a function's pairs that are open, averaged over iterations with [B, U, V] each."""
+    return torch.stack([(c_BUV[:, function] > 0).float().mean() for c_BUV in compatibilities]).mean().item()

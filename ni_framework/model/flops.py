@@ -1,4 +1,4 @@
-"""How many operations a recipe asks for: those of its matrix products, a multiply-add counted as two."""
+"""The FLOPs of a recipe's model: those of its matrix products, with a multiply-add counted as two."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from ni_framework.recipe import Recipe
 
 
 @frozen
-class Operations:
-    """Of a forward with every pair of function and element computed; the way back takes twice as many more."""
+class FlopCount:
+    """FLOPs of a forward pass in which every pair of function and element is computed; the backward pass takes twice as many."""
 
-    image: int  # for each image
-    batch: int  # in addition, once for each batch: what depends on the codes alone
+    per_image: int
+    # What depends on the codes alone is computed once for each batch, in addition to the FLOPs of its images.
+    per_batch: int
 
-    def inference(self, num_images: int) -> int:
-        """Of a forward."""
-        return self.image * num_images + self.batch
+    def forward_flops(self, num_images: int) -> int:
+        """Returns the FLOPs of one forward pass."""
+        return self.per_image * num_images + self.per_batch
 
 
-def operations(recipe: Recipe) -> Operations:
-    """Counts them on a model without memory; work that equals for several functions counts once, as it is done once."""
+def count_flops(recipe: Recipe) -> FlopCount:
+    """Counts the FLOPs on the meta device. Work that is shared by several functions is done once, and counts once."""
     model = build_model(recipe, "meta")
     for script in model.scripts:
         script.set_execution("dense")
-    one, two = (counted(model, torch.empty(number, *model.input.shape, device="meta")) for number in (1, 2))
-    return Operations(two - one, 2 * one - two)
+    one, two = (count_forward_flops(model, torch.empty(number, *model.input.shape, device="meta")) for number in (1, 2))
+    return FlopCount(two - one, 2 * one - two)
 
 
-def counted(model: Interpreter, inputs: Tensor) -> int:
-    """The operations that one forward carries out."""
+def count_forward_flops(model: Interpreter, inputs: Tensor) -> int:
+    """Counts the FLOPs of one forward pass."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(inputs)

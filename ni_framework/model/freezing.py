@@ -1,4 +1,4 @@
-"""What growth has added to a model, and what of a model is trained: told by the shapes of models with and without it."""
+"""Which parameters growth has added and which are frozen, inferred from the shapes of models with and without the growth."""
 
 from __future__ import annotations
 
@@ -8,75 +8,77 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from ni_framework.model.compose import meta_model
+from ni_framework.model.compose import build_meta_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.recipe import Recipe
-from ni_framework.recipe.schema import Script
+from ni_framework.recipe.schema import ScriptConfig
 
 
-def with_scripts(recipe: Recipe, scripts: Iterable[Script]) -> Recipe:
-    """The recipe with other scripts, as many as it has; those that are all alike stay the model's own keys."""
+def with_scripts(recipe: Recipe, scripts: Iterable[ScriptConfig]) -> Recipe:
+    """Returns the recipe with other scripts, as many as it has. If all are equal, they stay keys of the model section."""
     model = recipe.model
     program = tuple(scripts)
     if isinstance(model.scripts, tuple):
         return evolve(recipe, model=evolve(model, scripts=program))
     first = program[0]
     if all(script == first for script in program):
-        own = {name: getattr(first, name) for name in ("iterations", "functions", "grown")}
-        return evolve(recipe, model=evolve(model, **own))
+        shared = {name: getattr(first, name) for name in ("iterations", "functions", "added_functions")}
+        return evolve(recipe, model=evolve(model, **shared))
     return evolve(recipe, model=evolve(model, scripts=program))
 
 
-def before_growth(recipe: Recipe) -> Recipe:
-    """The recipe of the model without what its last growth added."""
+def before_last_growth(recipe: Recipe) -> Recipe:
+    """Returns the recipe of the model before its last growth."""
     tasks = recipe.model.tasks
-    if recipe.model.new_tasks and tasks is not None:
-        kept = {task: classes for task, classes in tasks.items() if task not in recipe.model.new_tasks}
-        recipe = evolve(recipe, model=evolve(recipe.model, tasks=kept, new_tasks=()))
-    return with_scripts(recipe, map(_without_new, recipe.model.program))
+    if recipe.model.added_tasks and tasks is not None:
+        old_tasks = {task: classes for task, classes in tasks.items() if task not in recipe.model.added_tasks}
+        recipe = evolve(recipe, model=evolve(recipe.model, tasks=old_tasks, added_tasks=()))
+    return with_scripts(recipe, map(_without_new_functions, recipe.model.program))
 
 
-def _without_new(script: Script) -> Script:
-    return evolve(script, grown=tuple(grown for grown in script.grown if not grown.new))
+def _without_new_functions(script: ScriptConfig) -> ScriptConfig:
+    return evolve(script, added_functions=tuple(grown for grown in script.added_functions if not grown.new))
 
 
-def held_by(recipe: Recipe) -> dict[str, int]:
-    """How many leading elements of each parameter `train.learn` leaves as they are; parameters with none are left out.
+def frozen_prefix_sizes(recipe: Recipe) -> dict[str, int]:
+    """Returns how many leading elements of each parameter `train.trainable` freezes; parameters without any are omitted.
 
-    What growth adds to a tensor are its last rows, so that what was there before is a run at its start.
+    Growth appends rows to a tensor, so that the old values are a range at its start.
     """
-    learn = recipe.train.learn
-    if learn is None:
+    trainable = recipe.train.trainable
+    if trainable is None:
         return {}
-    model = meta_model(recipe)
-    now = dict(model.named_parameters())
-    before: Mapping[str, Tensor] = dict(meta_model(before_growth(recipe)).named_parameters())
-    free = _learned(model, learn)
-    held = {}
-    for name, parameter in now.items():
-        if name in free:
+    model = build_meta_model(recipe)
+    parameters = dict(model.named_parameters())
+    old_parameters: Mapping[str, Tensor] = dict(build_meta_model(before_last_growth(recipe)).named_parameters())
+    trainable_names = _trained_routing_parameters(model, trainable)
+    frozen_sizes = {}
+    for name, parameter in parameters.items():
+        if name in trainable_names:
             continue
-        number = parameter.numel()
-        if "grown" in learn:
-            number = min(before[name].numel(), number) if name in before else 0
-        if number:
-            held[name] = number
-    return held
+        frozen_size = parameter.numel()
+        if "grown" in trainable:
+            frozen_size = min(old_parameters[name].numel(), frozen_size) if name in old_parameters else 0
+        if frozen_size:
+            frozen_sizes[name] = frozen_size
+    return frozen_sizes
 
 
-def _learned(model: Interpreter, learn: tuple[str, ...]) -> set[str]:
-    """The parameters of routing and codes, as far as these are trained."""
+def _trained_routing_parameters(model: Interpreter, trainable: tuple[str, ...]) -> set[str]:
+    """Returns the parameters of routing and of codes that `train.trainable` trains."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: set[str] = set()
+    trained_names: set[str] = set()
     for script in model.scripts:
         signature_UT, code_UC = script.embedding()
-        parts = {"routing": signature_UT, "codes": code_UC}
-        for part, made in parts.items():
+        vectors = {"routing": signature_UT, "codes": code_UC}
+        for kind, vector in vectors.items():
             own = [parameter for parameter in script.embedding.parameters() if parameter.requires_grad]
-            if part in learn and own and made.requires_grad:
-                gradients = torch.autograd.grad(made.sum(), own, retain_graph=True, allow_unused=True)
-                found |= {names[id(p)] for p, gradient in zip(own, gradients, strict=True) if gradient is not None}
-        if "routing" in learn:
+            if kind in trainable and own and vector.requires_grad:
+                gradients = torch.autograd.grad(vector.sum(), own, retain_graph=True, allow_unused=True)
+                trained_names |= {
+                    names[id(p)] for p, gradient in zip(own, gradients, strict=True) if gradient is not None
+                }
+        if "routing" in trainable:
             for module in (script.type_inference, script.router):
-                found |= {names[id(parameter)] for parameter in module.parameters()}
-    return found
+                trained_names |= {names[id(parameter)] for parameter in module.parameters()}
+    return trained_names

@@ -8,22 +8,29 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from ni_framework.contracts import Head, Input
+from ni_framework.contracts import Context, Head, Input, Output
 from ni_framework.errors import UsageError
-from ni_framework.model.script import Passage, Script
+from ni_framework.model.noise import KeyedNoise, sample_keys
+from ni_framework.model.script import Script, ScriptOutput
+
+# Scripts draw noise by their number; the input, which belongs to no script, draws by this one.
+INPUT_NOISE_KEY = -1
 
 
-class Forward(NamedTuple):
-    """A forward in full: answers, auxiliary losses by name, and what each script did."""
+class ModelOutput(NamedTuple):
+    """The full output of a forward pass."""
 
+    # Logits [B, classes] by task.
     logits: dict[str, Tensor]
+    # Auxiliary losses by name, summed over input, scripts and head.
     losses: dict[str, Tensor]
-    statistics: dict[str, Tensor]  # by "<script>.<part>.<name>", for `Interpreter.absorb`
-    passages: list[Passage]
+    # Statistics by "<script>.<component>.<name>", "input.<name>" and "head.<name>", for `Interpreter.update_buffers`.
+    statistics: dict[str, Tensor]
+    script_outputs: list[ScriptOutput]
 
 
 class _Scripts(nn.ModuleList):
-    """A module list of which a type checker knows what it holds."""
+    """A module list whose elements are known to type checkers as scripts."""
 
     def __iter__(self) -> Iterator[Script]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return iter(self._modules.values())  # pyright: ignore[reportReturnType]
@@ -32,26 +39,26 @@ class _Scripts(nn.ModuleList):
 class Interpreter(nn.Module):
     """A Neural Interpreter: inputs [B, *shape] -> {task: logits [B, classes]}.
 
-    Elements are the CLS elements of the tasks, then the input's. Source: Neural Interpreters, section 3.
+    The elements are the CLS elements of the tasks, followed by those of the input. Source: Neural Interpreters, section 3.
     """
 
-    def __init__(self, input: Input, scripts: Sequence[Script], head: Head, tasks: Mapping[str, int]) -> None:
+    def __init__(self, input_module: Input, scripts: Sequence[Script], head: Head, tasks: Mapping[str, int]) -> None:
         super().__init__()
         self.tasks = dict(tasks)
-        self.input = input
+        self.input = input_module
         self.scripts = _Scripts(scripts)
         self.head = head
 
     @property
     def iterations(self) -> tuple[int, ...]:
-        """How often each script repeats its iteration; assign one number for all, or one for each."""
+        """How often each script repeats its iteration. Assign one number for all scripts, or one for each."""
         return tuple(script.iterations for script in self.scripts)
 
     @iterations.setter
     def iterations(self, value: int | Sequence[int]) -> None:
         numbers = tuple(value) if isinstance(value, Sequence) else (value,) * len(self.scripts)
-        whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers)
-        if len(numbers) != len(self.scripts) or not whole:
+        valid = all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers)
+        if len(numbers) != len(self.scripts) or not valid:
             raise UsageError(
                 f"iterations: {value!r} does not fit {len(self.scripts)} scripts; "
                 "give a whole number of at least 1, or one for each script"
@@ -78,7 +85,7 @@ class Interpreter(nn.Module):
         *,
         detail: Literal["losses", "trace"],
         key: Tensor | None = None,
-    ) -> Forward: ...
+    ) -> ModelOutput: ...
 
     def forward(
         self,
@@ -87,19 +94,31 @@ class Interpreter(nn.Module):
         tasks: Sequence[str] | None = None,
         detail: Literal["losses", "trace"] | None = None,
         key: Tensor | None = None,
-    ) -> dict[str, Tensor] | Forward:
-        """Answers of `tasks` (default: all), of which only their CLS elements take part, in that order.
+    ) -> dict[str, Tensor] | ModelOutput:
+        """Returns the logits of the tasks, or with `detail` a `ModelOutput`.
 
-        CLS elements see each other, so that with own ones an answer depends on which other tasks are asked for.
-        `mask` [B, N] bool over the input's elements, True = present: a masked element influences nothing. With `detail` the
-        auxiliary losses and statistics come too, and with "trace" what each iteration did. Where a component draws noise,
-        it depends on `key` [B] int64; without one, on torch's generator in training and on the place in the batch otherwise.
-        Raises `UsageError` for a wrong shape or task.
+        CLS elements attend to each other. Unless the tasks share one CLS element, the logits of a task therefore depend on
+        which other tasks are requested.
+
+        Args:
+            inputs: a batch [B, *shape].
+            mask: bool [B, N] over the input's elements; True means present. A masked element influences nothing.
+            tasks: the requested tasks; only their CLS elements take part, in this order. None means all tasks.
+            detail: "losses" returns auxiliary losses and statistics too, "trace" also what each iteration computed.
+            key: int64 [B], on which the noise of components depends. If None, noise depends on torch's generator in
+                training, and on the position in the batch otherwise.
+
+        Raises:
+            UsageError: a shape or a task is wrong.
         """
-        tasks = known_tasks(tasks, self.tasks)
-        self._check(inputs, mask, key)
-        x_BND = self.input(inputs, mask)
-        cls_LD, multiplicity = self.head.start(tasks)
+        tasks = validate_tasks(tasks, self.tasks)
+        self._check_inputs(inputs, mask, key)
+        losses: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
+        input_output = Output.wrap(self._call_input(inputs, mask, key))
+        x_BND = input_output.value
+        _add_aux_outputs("input", input_output, losses, statistics)
+        cls_LD, multiplicity = self.head.cls_tokens(tasks)
         present_BV = multiplicity_V = None
         if mask is not None:
             x_BND = torch.where(mask.unsqueeze(-1), x_BND, 0)
@@ -108,31 +127,44 @@ class Interpreter(nn.Module):
         if multiplicity > 1:
             multiplicity_V = x_BVD.new_ones(x_BVD.shape[1])
             multiplicity_V[: len(cls_LD)] = multiplicity
-        losses: dict[str, Tensor] = {}
-        statistics: dict[str, Tensor] = {}
-        passages = []
+        script_outputs = []
         for number, script in enumerate(self.scripts):
-            passage = script(x_BVD, present_BV, multiplicity_V, key, trace=detail == "trace", tasks=tasks)
-            x_BVD = passage.output_BVD
-            passages.append(passage)
-            for name, loss in passage.losses.items():
+            script_output = script(x_BVD, present_BV, multiplicity_V, key, trace=detail == "trace", tasks=tasks)
+            x_BVD = script_output.output_BVD
+            script_outputs.append(script_output)
+            for name, loss in script_output.losses.items():
                 losses[name] = losses.get(name, 0) + loss
-            statistics |= {f"{number}.{name}": value for name, value in passage.statistics.items()}
-        logits = self.head(x_BVD, present_BV, tasks)
-        return logits if detail is None else Forward(logits, losses, statistics, passages)
+            statistics |= {f"{number}.{name}": value for name, value in script_output.statistics.items()}
+        head_output = Output.wrap(self.head(x_BVD, present_BV, tasks))
+        logits = head_output.value
+        _add_aux_outputs("head", head_output, losses, statistics)
+        return logits if detail is None else ModelOutput(logits, losses, statistics, script_outputs)
 
     @torch.no_grad()
-    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
-        """Hands a step's statistics, those of its forwards added up, to the components they came from."""
-        for number, script in enumerate(self.scripts):
-            prefix = f"{number}."
-            script.absorb({n.removeprefix(prefix): value for n, value in statistics.items() if n.startswith(prefix)})
+    def update_buffers(self, statistics: Mapping[str, Tensor]) -> None:
+        """Passes statistics, summed over the forward passes of a step, to the components that they came from."""
+        components = {"input": self.input, "head": self.head} | {
+            str(n): script for n, script in enumerate(self.scripts)
+        }
+        for path, component in components.items():
+            prefix = f"{path}."
+            component_statistics = {
+                name.removeprefix(prefix): value for name, value in statistics.items() if name.startswith(prefix)
+            }
+            if component_statistics:
+                component.update_buffers(component_statistics)
 
-    def _check(self, inputs: Tensor, mask: Tensor | None, key: Tensor | None) -> None:
+    def _call_input(self, inputs: Tensor, mask: Tensor | None, key: Tensor | None) -> Tensor | Output:
+        if not self.input.takes_context:
+            return self.input(inputs, mask)
+        key_B = sample_keys(len(inputs), inputs.device, self.training) if key is None else key
+        return self.input(inputs, mask, context=Context(0, mask, KeyedNoise(key_B, INPUT_NOISE_KEY, 0)))
+
+    def _check_inputs(self, inputs: Tensor, mask: Tensor | None, key: Tensor | None) -> None:
         if inputs.shape[1:] != self.input.shape:
             raise UsageError(
                 f"inputs: expected shape [B, {', '.join(map(str, self.input.shape))}], not {list(inputs.shape)}; "
-                "the shape of one input stands in the recipe under model.input"
+                "the shape of one input is in the recipe under model.input"
             )
         if key is not None and (list(key.shape) != [len(inputs)] or key.dtype != torch.int64):
             raise UsageError(
@@ -149,13 +181,19 @@ class Interpreter(nn.Module):
             )
 
 
-def known_tasks(tasks: Sequence[str] | None, of_model: Mapping[str, int]) -> tuple[str, ...]:
-    """The tasks asked for, all of the model's if None; raises `UsageError` for what is no list of different known ones."""
+def _add_aux_outputs(path: str, output: Output, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> None:
+    for name, loss in output.aux_losses.items():
+        losses[name] = losses.get(name, 0) + loss
+    statistics |= {f"{path}.{name}": value.detach() for name, value in output.statistics.items()}
+
+
+def validate_tasks(tasks: Sequence[str] | None, model_tasks: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns the requested tasks, all tasks of the model if None. Raises `UsageError` for unknown or repeated tasks."""
     if tasks is None:
-        return tuple(of_model)
-    known = ", ".join(of_model)
+        return tuple(model_tasks)
+    known = ", ".join(model_tasks)
     if isinstance(tasks, str) or not tasks or len(set(tasks)) < len(tasks):
         raise UsageError(f"tasks: expected a list of different task names, not {tasks!r}; this model has {known}")
-    if unknown := [task for task in tasks if task not in of_model]:
+    if unknown := [task for task in tasks if task not in model_tasks]:
         raise UsageError(f"tasks: there is no task {unknown[0]!r}; this model has {known}")
     return tuple(tasks)

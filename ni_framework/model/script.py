@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from ni_framework import recipe as recipes
-from ni_framework.contracts import Answer, Build, Context, Sizes
+from ni_framework.contracts import ComponentFactory, Context, Sizes
 from ni_framework.errors import OptionError
-from ni_framework.model.gating import Routed, composed, functions_of_bodies
+from ni_framework.model.bodies import build_bodies
+from ni_framework.model.gating import Routing, compose_routing
+from ni_framework.model.iteration import (
+    AuxOutputs,
+    IterationLog,
+    IterationOutput,
+    PreparedBody,
+    ScriptContext,
+    add_to_sums,
+)
 from ni_framework.model.noise import KeyedNoise, sample_keys
-from ni_framework.model.output_check import check_answer
-from ni_framework.nn.kernel import unit
+from ni_framework.nn.kernel import to_unit_length
 from ni_framework.nn.layouts.dense import DensePairs
-from ni_framework.nn.layouts.packed import PackedPairs, packing_pays
-from ni_framework.nn.mod_attention import AttentionMaps
-from ni_framework.nn.modlin import Modulation
+from ni_framework.nn.layouts.packed import PackedPairs, is_packing_faster
 
-# Those that may answer with losses and statistics, as bodies that growth has brought may too: "bodies.0".
-PARTS = ("type_inference", "router", "body", "halting")
+# The components of a script that may return losses and statistics. The bodies of added functions may, too: "bodies.0".
+REPORTING_COMPONENTS = ("type_inference", "router", "body", "halting")
 
 
-class Passage(NamedTuple):
-    """What one forward of a script leaves, and what it did on the way if traced; temporary elements are left out."""
+class ScriptOutput(NamedTuple):
+    """What one forward of a script returns; nothing here has rows of the registers."""
 
     output_BVD: Tensor
-    losses: dict[str, Tensor]  # mean over iterations; the price of halting as it is
-    statistics: dict[str, Tensor]  # sums over iterations, by "<part>.<name>"
-    compatibility: list[Tensor]  # [B, U, V] of each iteration
-    state: list[Tensor]  # [B, V, D] after each iteration
-    packed: list[bool]  # with `execution: auto`, whether each iteration computed open pairs only
-    halt_IBV: Tensor | None = None  # with halting, the probability of it after each iteration
+    # Means over iterations by name; the cost of halting is not divided by the number of iterations.
+    losses: dict[str, Tensor]
+    # Sums over iterations, by "<component>.<name>".
+    statistics: dict[str, Tensor]
+    # [B, U, V] of each iteration; empty without a trace.
+    compatibility: list[Tensor]
+    # [B, V, D] after each iteration; empty without a trace.
+    state: list[Tensor]
+    # With a trace and `execution: auto`: whether each iteration computed open pairs only.
+    packed: list[bool]
+    # With halting: the probability of halting after each iteration.
+    halt_IBV: Tensor | None = None
 
 
 class Script(nn.Module):
@@ -49,74 +59,87 @@ class Script(nn.Module):
         x_i <- (1 - m_i) x_i + m_i sum_u c_ui y_ui                pooling "gating", m_i the mean of c_ui over functions
         x_i <- sum_u c_ui y_ui                                    pooling "sum", the author's code
 
-    With halting, what comes out is the mean of the states by the probabilities of halting after each (`contracts.Halting`).
-    Delta and sum are equal where some function is open (up to the eps in c); where none is, delta leaves the element as it
-    is and sum makes it zero for ever. Source: Neural Interpreters, section 3.2; gating: the author's code.
+    With halting, the output is the mean of the states, weighted by the probabilities of halting after each iteration
+    (`contracts.Halting`). Delta and sum are equal where at least one function is open (up to the eps in c). Where no function
+    is open, delta keeps the element as it is, and sum sets it to zero permanently.
+    Source: Neural Interpreters, section 3.2; gating: the author's code.
 
-    Functions that growth has added take part by a share of their own, which is 0 at first (`model.shares`), and may have
+    Functions that growth has added are pooled with a weight of their own, which is 0 at first (`model.gating`), and may have
     another body.
 
-    The loop stands in `forward`, and nothing above calls an iteration: sharded training gathers the weights once per
-    script, whatever the number of iterations, which can be changed at any time.
-
-    Raises `OptionError` for a router whose closed pairs pass gradient, which packed execution would lose.
+    The loop over iterations is inside `forward`: sharded training gathers the weights once per script, whatever the number of
+    iterations, which can be changed at any time.
     """
 
     def __init__(
-        self, number: int, script: recipes.Script, width: int, grid: tuple[int, int] | None, build: Build
+        self,
+        number: int,
+        config: recipes.ScriptConfig,
+        width: int,
+        grid: tuple[int, int] | None,
+        build: ComponentFactory,
     ) -> None:
+        """Builds the script's components.
+
+        Args:
+            number: the script's position in the program; noise depends on it.
+            config: the script's section of the recipe.
+            width: the width D of an element.
+            grid: rows and columns of the input's elements, or None if they are not on a grid.
+            build: builds the components that the config names.
+
+        Raises:
+            OptionError: the router passes gradient through closed pairs and the execution is "packed", or the router
+                cannot take added functions.
+        """
         super().__init__()
-        sizes = Sizes(width, script.num_functions, script.code, script.type, grid)
-        self.number = number  # of the program; noise depends on it
-        self.generations = script.generations  # how many functions it began with, and how many each growth has added
-        self.tasks = [None if grown.tasks is None else frozenset(grown.tasks) for grown in script.grown]
-        self.members = [numbers for _, numbers in script.members]  # the functions of each generation
-        self.iterations = script.iterations
-        self.pooling = script.pooling
-        self.embedding = build("embedding", script.embedding, sizes, build)
-        self.type_inference = build("type_inference", script.type_inference, sizes, build)
-        self.router = build("router", script.router, sizes, build)
-        own, *others = functions_of_bodies(script)
-        self.body = build("body", script.body, evolve(sizes, functions=len(own)), build)
-        self.bodies = nn.ModuleList(
-            build("body", body, evolve(sizes, functions=len(functions)), build)
-            for body, functions in zip((grown.body for grown in script.grown if grown.body), others, strict=True)
-        )
-        holding = zip((self.body, *self.bodies), (own, *others), strict=True)
-        self.functions_of_bodies = [
-            (functions, any(of.ndim and len(of) == len(functions) for of in body.state_dict().values()))
-            for body, functions in holding
-        ]  # and whether a body may hold something for each: told now, for later its tensors may lie elsewhere
-        self.halting = None if script.halting is None else build("halting", script.halting, sizes, build)
-        self.temporary = nn.Parameter(torch.empty(script.temporary, width)) if script.temporary else None
-        if script.grown and not self.router.grows:
-            message = f"the router, {script.router.use}, fixes how many functions an element gets, so none can be added"
-            raise OptionError("grown", message, "use a router whose compatibilities are free, as `kernel`")
-        self.gates = (
-            nn.Parameter(torch.empty(sum(self.generations[1:]))) if script.grown else None
-        )  # of added functions
-        self.set_execution(script.execution, script.router.use)
-        self.recompute: Literal["none", "iteration", "script"] = "none"  # what the way back forms again
+        sizes = Sizes(width, config.num_functions, config.code, config.type, grid)
+        self.number = number
+        self.generations = config.generations
+        self.generation_functions = [numbers for _, numbers in config.generation_ranges]
+        # The tasks of each added generation; None means all tasks.
+        self.tasks = [None if grown.tasks is None else frozenset(grown.tasks) for grown in config.added_functions]
+        self.iterations = config.iterations
+        self.pooling = config.pooling
+        self.embedding = build("embedding", config.embedding, sizes, build)
+        # The embedding computes each generation by a product of its own (see `_active_generations`).
+        self.embedding.generations = self.generations
+        self.type_inference = build("type_inference", config.type_inference, sizes, build)
+        self.router = build("router", config.router, sizes, build)
+        built_bodies = build_bodies(config, sizes, build)
+        self.body: Any = built_bodies[0].body
+        self.bodies = nn.ModuleList(built.body for built in built_bodies[1:])
+        # The functions of each body, and whether its state has rows for each of them.
+        self.body_functions = [(built.functions, built.has_rows_per_function) for built in built_bodies]
+        self.halting = None if config.halting is None else build("halting", config.halting, sizes, build)
+        self.temporary = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
+        if config.added_functions and not self.router.supports_growth:
+            message = f"the router, {config.router.use}, fixes how many functions an element gets, so none can be added"
+            raise OptionError("added_functions", message, "use a router whose compatibilities are free, as `kernel`")
+        self.gates = nn.Parameter(torch.empty(sum(self.generations[1:]))) if config.added_functions else None
+        self.set_execution(config.execution, config.router.use)
+        # What the backward pass computes again instead of reading it from memory.
+        self.activation_checkpointing: Literal["none", "iteration", "script"] = "none"
         self.reset_parameters()
 
     @property
     def num_functions(self) -> int:
-        """All of its functions, those that growth has added too."""
+        """The number of all functions, including those that growth has added."""
         return sum(self.generations)
 
     def set_execution(self, execution: str, router: str = "") -> None:
-        """Which pairs are computed from now on: "dense" all, "packed" the open ones, "auto" whichever is faster.
+        """Sets which pairs are computed: "dense" all, "packed" the open ones, "auto" whichever is faster.
 
-        Raises `OptionError` for packed execution of a router whose closed pairs pass gradient.
+        Raises `OptionError` for packed execution if the router passes gradient through closed pairs.
         """
-        if execution == "packed" and self.router.gradient_through_closed:
+        if execution == "packed" and self.router.straight_through:
             name = f"router `{router}`" if router else f"a router ({type(self.router).__name__})"
-            message = f"{name} passes gradient through closed pairs, which packed execution leaves out"
+            message = f"{name} passes gradient through closed pairs, which packed execution does not compute"
             raise OptionError("execution", message, "use `execution: dense`")
         self.execution = execution
 
     def reset_parameters(self) -> None:
-        """Temporary elements start like CLS elements, each in a direction of its own; the gates of added functions shut."""
+        """Sets the registers to random directions, as CLS elements, and the gates of added functions to 0."""
         if self.temporary is not None:
             nn.init.normal_(self.temporary)
         if self.gates is not None:
@@ -130,19 +153,25 @@ class Script(nn.Module):
         key_B: Tensor | None = None,
         trace: bool = False,
         tasks: Collection[str] | None = None,
-    ) -> Passage:
-        """Runs all iterations. Elements where `present_BV` is False are masked: no function takes them, nobody sees them.
+    ) -> ScriptOutput:
+        """Runs all iterations.
 
-        `multiplicity_V` says how many equal elements each element stands for. Noise draws from `key_B`; without it, keys come
-        from torch's generator in training and from the place in the batch otherwise. Functions that growth has added for
-        certain tasks take part where one of these is among `tasks`, or where that is None.
+        Args:
+            x_BVD: the elements.
+            present_BV: bool; where it is False, the element is masked: no function takes it, and no element attends to it.
+            multiplicity_V: how many equal elements each element stands for.
+            key_B: int64 keys from which noise is drawn. If None, they come from torch's generator in training, and from
+                the position in the batch otherwise.
+            trace: whether compatibilities, states and the chosen layout are returned.
+            tasks: functions that growth has added for certain tasks take part if one of their tasks is in `tasks`, or
+                if it is None.
         """
         if key_B is None:
             key_B = sample_keys(len(x_BVD), x_BVD.device, self.training)
-        given = x_BVD, present_BV, multiplicity_V, key_B, trace, tasks
-        if self.recompute == "script" and torch.is_grad_enabled():
-            return checkpoint(self._run, *given, use_reentrant=False)
-        return self._run(*given)
+        arguments = x_BVD, present_BV, multiplicity_V, key_B, trace, tasks
+        if self.activation_checkpointing == "script" and torch.is_grad_enabled():
+            return checkpoint(self._run, *arguments, use_reentrant=False)
+        return self._run(*arguments)
 
     def _run(
         self,
@@ -152,216 +181,219 @@ class Script(nn.Module):
         key_B: Tensor,
         trace: bool,
         tasks: Collection[str] | None,
-    ) -> Passage:
-        """All iterations; a function of its arguments alone, so that it can be carried out again."""
-        lead = 0
-        if self.temporary is not None:  # in front, since the last elements are the ones that lie on a grid
-            lead = len(self.temporary)
-            x_BVD = torch.cat([self.temporary.to(x_BVD.dtype).expand(len(x_BVD), -1, -1), x_BVD], dim=1)
-            present_BV = None if present_BV is None else F.pad(present_BV, (lead, 0), value=True)
-            multiplicity_V = None if multiplicity_V is None else F.pad(multiplicity_V, (lead, 0), value=1)
-        signature_UT, code_UC = self.embedding()
-        signature_UT = unit(signature_UT.to(torch.promote_types(signature_UT.dtype, torch.float32)))
-        awake = self._awake(tasks)
-        functions = [function for generation in awake for function in self.members[generation]]
-        bodies = []
-        for name, body, own in self._bodies(functions):
-            prepared = body.prepare(code_UC if own is None else code_UC[own], x_BVD.shape[1])
-            bodies.append(_Prepared(name, body, own, prepared))
-        gate_G = self.gates
-        if gate_G is not None and len(functions) < len(signature_UT):
-            signature_UT = signature_UT[functions]
-            gate_G = gate_G[[function - self.generations[0] for function in functions[self.generations[0] :]]]
-        generations = [self.generations[number] for number in awake]
-        forms = _Forms(signature_UT, gate_G, generations, functions, bodies, present_BV, multiplicity_V, key_B)
-        losses: dict[str, Tensor] = {}
-        statistics: dict[str, Tensor] = {}
-        compatibilities, states, packed, halts = [], [], [], []
-        left_BV = None if self.halting is None else x_BVD.new_ones(x_BVD.shape[:2], dtype=signature_UT.dtype)
-        again = self.recompute == "iteration" and torch.is_grad_enabled()
-        if again and self.execution != "packed":  # or the first iteration would keep what the others find
-            for part in tree_leaves([of.prepared for of in bodies]):
-                if isinstance(part, Modulation | AttentionMaps):
-                    part.form()
+    ) -> ScriptOutput:
+        """Runs all iterations. Depends on its arguments alone, so that activation checkpointing can run it again."""
+        num_registers = 0 if self.temporary is None else len(self.temporary)
+        x_BVD, present_BV, multiplicity_V = self._prepend_registers(x_BVD, present_BV, multiplicity_V)
+        script_context = self._prepare(x_BVD.shape[1], present_BV, multiplicity_V, key_B, tasks)
+        run_iteration = self._iterate
+        if self.activation_checkpointing == "iteration" and torch.is_grad_enabled():
+            run_iteration = partial(checkpoint, self._iterate, use_reentrant=False)
+            if self.execution != "packed":
+                script_context.precompute_maps()
+        log = IterationLog(keep_states=trace or self.halting is not None, keep_routing=trace)
+        remaining_BV = None
+        if self.halting is not None:
+            remaining_BV = x_BVD.new_ones(x_BVD.shape[:2], dtype=script_context.signature_UT.dtype)
         for iteration in range(self.iterations):
-            if again:
-                done = checkpoint(self._iterate, x_BVD, left_BV, forms, iteration, use_reentrant=False)
-            else:
-                done = self._iterate(x_BVD, left_BV, forms, iteration)
-            x_BVD = done.state_BVD
-            if left_BV is not None and done.halt_BV is not None:
-                left_BV = left_BV - done.halt_BV
-                halts.append(done.halt_BV)
-            _add(losses, done.losses)
-            _add(statistics, done.statistics)
-            if trace or halts:
-                states.append(x_BVD)
-            if trace:
-                compatibilities.append(done.share_BUV[..., lead:])
-                packed += [done.packed] if self.execution == "auto" else []
-        losses = {name: total / self.iterations for name, total in losses.items()}
+            iteration_output = run_iteration(x_BVD, remaining_BV, script_context, iteration)
+            log.add(iteration_output)
+            x_BVD = iteration_output.state_BVD
+            if remaining_BV is not None and iteration_output.halt_BV is not None:
+                remaining_BV = remaining_BV - iteration_output.halt_BV
+        losses = {name: total / self.iterations for name, total in log.losses.items()}
         halt_IBV = None
         if self.halting is not None:
-            halt_IBV = torch.stack(halts)
-            _add(losses, self.halting.price(halt_IBV, present_BV))
-            x_BVD = torch.stack([halt.unsqueeze(-1) * x for halt, x in zip(halts, states, strict=True)]).sum(dim=0)
-            halt_IBV = halt_IBV[..., lead:]
-        states = [state_BVD[:, lead:] for state_BVD in states] if trace else []
-        return Passage(x_BVD[:, lead:], losses, statistics, compatibilities, states, packed, halt_IBV)
+            x_BVD, halt_IBV = self._finish_halting(log, losses, present_BV)
+            halt_IBV = halt_IBV[..., num_registers:]
+        return ScriptOutput(
+            x_BVD[:, num_registers:],
+            losses,
+            log.statistics,
+            [compatibility_BUV[..., num_registers:] for compatibility_BUV in log.compatibilities],
+            [state_BVD[:, num_registers:] for state_BVD in log.states] if trace else [],
+            log.packed if self.execution == "auto" else [],
+            halt_IBV,
+        )
 
-    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
-        """Hands statistics to the parts they came from; their names are those of a passage."""
-        for part in (*PARTS, *(f"bodies.{number}" for number in range(len(self.bodies)))):
-            own = {
-                name.removeprefix(f"{part}."): value
-                for name, value in statistics.items()
-                if name.startswith(f"{part}.")
+    def _prepend_registers(
+        self, x_BVD: Tensor, present_BV: Tensor | None, multiplicity_V: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns elements, presence and multiplicity with those of the registers before them.
+
+        The registers come first because the last elements are the ones that are on a grid.
+        """
+        if self.temporary is None:
+            return x_BVD, present_BV, multiplicity_V
+        num_registers = len(self.temporary)
+        x_BVD = torch.cat([self.temporary.to(x_BVD.dtype).expand(len(x_BVD), -1, -1), x_BVD], dim=1)
+        present_BV = None if present_BV is None else F.pad(present_BV, (num_registers, 0), value=True)
+        multiplicity_V = None if multiplicity_V is None else F.pad(multiplicity_V, (num_registers, 0), value=1)
+        return x_BVD, present_BV, multiplicity_V
+
+    def _prepare(
+        self,
+        num_elements: int,
+        present_BV: Tensor | None,
+        multiplicity_V: Tensor | None,
+        key_B: Tensor,
+        tasks: Collection[str] | None,
+    ) -> ScriptContext:
+        """Computes what all iterations share: active functions, their signatures, and what bodies make of their codes."""
+        signature_UT, code_UC = self.embedding()
+        signature_UT = to_unit_length(signature_UT.to(torch.promote_types(signature_UT.dtype, torch.float32)))
+        active = self._active_generations(tasks)
+        functions = [function for generation in active for function in self.generation_functions[generation]]
+        bodies = []
+        for name, body, body_functions in self._active_bodies(functions):
+            body_code_UC = code_UC if body_functions is None else code_UC[body_functions]
+            bodies.append(PreparedBody(name, body, body_functions, body.prepare(body_code_UC, num_elements)))
+        gate_G = self.gates
+        if gate_G is not None and len(functions) < len(signature_UT):
+            num_initial = self.generations[0]
+            signature_UT = signature_UT[functions]
+            gate_G = gate_G[[function - num_initial for function in functions[num_initial:]]]
+        generations = [self.generations[number] for number in active]
+        return ScriptContext(signature_UT, gate_G, generations, functions, bodies, present_BV, multiplicity_V, key_B)
+
+    def _finish_halting(
+        self, log: IterationLog, losses: dict[str, Tensor], present_BV: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the mean state [B, V, D] and the halting probabilities [I, B, V]; adds the cost of halting to the losses."""
+        assert self.halting is not None
+        halt_IBV = torch.stack(log.halt_probabilities)
+        add_to_sums(losses, self.halting.cost(halt_IBV, present_BV))
+        weighted_states = [
+            halt_BV.unsqueeze(-1) * state_BVD
+            for halt_BV, state_BVD in zip(log.halt_probabilities, log.states, strict=True)
+        ]
+        return torch.stack(weighted_states).sum(dim=0), halt_IBV
+
+    def update_buffers(self, statistics: Mapping[str, Tensor]) -> None:
+        """Passes statistics to the components that they came from; their names are those of a `ScriptOutput`."""
+        for path in (*REPORTING_COMPONENTS, *(f"bodies.{number}" for number in range(len(self.bodies)))):
+            prefix = f"{path}."
+            component_statistics = {
+                name.removeprefix(prefix): value for name, value in statistics.items() if name.startswith(prefix)
             }
-            if own:
-                component: Any = self.get_submodule(part)
-                component.absorb(own)
+            if component_statistics:
+                component: Any = self.get_submodule(path)
+                component.update_buffers(component_statistics)
 
-    def _awake(self, tasks: Collection[str] | None) -> list[int]:
-        """The generations that take part: those of the tasks that are asked for, None being all.
+    def _active_generations(self, tasks: Collection[str] | None) -> list[int]:
+        """Returns the generations that take part: those of the requested tasks; None requests all tasks.
 
-        Without gradients, generations whose gates are all 0 are left out: they would change nothing but a rounding.
+        Without gradients, generations whose gates are all 0 are skipped: they contribute exactly nothing. What is left is
+        computed by products of the shapes that it had before the growth, so that the output is bit-identical: a processor
+        may round a product of matrices with more rows differently. Embeddings compute all generations. One that multiplies
+        its rows has an attribute `generations`, and computes each generation by a product of its own.
         """
-        awake = [0]
+        active = [0]
         if self.gates is None:
-            return awake
+            return active
         gates = self.gates.split(self.generations[1:])
-        for number, (gate_G, own) in enumerate(zip(gates, self.tasks, strict=True), start=1):
-            asked = own is None or tasks is None or not own.isdisjoint(tasks)
-            if asked and (gate_G.is_meta or torch.is_grad_enabled() or bool(gate_G.any())):
-                awake.append(number)
-        return awake
+        for number, (gate_G, generation_tasks) in enumerate(zip(gates, self.tasks, strict=True), start=1):
+            is_requested = generation_tasks is None or tasks is None or not generation_tasks.isdisjoint(tasks)
+            if is_requested and (gate_G.is_meta or torch.is_grad_enabled() or bool(gate_G.any())):
+                active.append(number)
+        return active
 
-    def _bodies(self, awake: list[int]) -> Iterator[tuple[str, Any, list[int] | None]]:
-        """Each body that has functions among those awake, with its name and its functions; None: all.
+    def _active_bodies(self, active_functions: list[int]) -> Iterator[tuple[str, Any, list[int] | None]]:
+        """Yields each body that has active functions: its name, the body, and the functions it gets; None means all.
 
-        One that holds something for each function gets all of its own, and their pairs are closed.
+        A body with rows for each function gets all of its functions, and the pairs of the inactive ones are closed.
         """
-        if not self.bodies and len(awake) == self.num_functions:
+        if not self.bodies and len(active_functions) == self.num_functions:
             yield "body", self.body, None
             return
-        for place, (functions, of_each) in enumerate(self.functions_of_bodies):
-            name = f"bodies.{place - 1}" if place else "body"
-            if here := sorted(set(functions).intersection(awake)):
-                yield name, self.get_submodule(name), functions if of_each else here
+        for position, (functions, has_rows_per_function) in enumerate(self.body_functions):
+            name = f"bodies.{position - 1}" if position else "body"
+            if active := sorted(set(functions).intersection(active_functions)):
+                yield name, self.get_submodule(name), functions if has_rows_per_function else active
 
-    def _iterate(self, x_BVD: Tensor, left_BV: Tensor | None, forms: _Forms, iteration: int) -> _Iteration:
-        """One iteration: routing, the functions, and the state that they leave. A function of its arguments alone."""
-        told = _Told()
-        present_BV = forms.present_BV
-        if left_BV is not None:
-            present_BV = left_BV > 0 if present_BV is None else present_BV & (left_BV > 0)
-        context = Context(iteration, present_BV, KeyedNoise(forms.key_B, self.number, iteration))
-        awake = self._route(x_BVD, forms, context, told)
-        routed = awake.among(self.num_functions, forms.functions)
-        packed = self._packs(routed.compatibility_BUV)
+    def _iterate(
+        self, x_BVD: Tensor, remaining_BV: Tensor | None, script_context: ScriptContext, iteration: int
+    ) -> IterationOutput:
+        """Runs one iteration: routing, the functions, and the new state. Depends on its arguments alone."""
+        aux_outputs = AuxOutputs()
+        present_BV = script_context.present_BV
+        if remaining_BV is not None:
+            present_BV = remaining_BV > 0 if present_BV is None else present_BV & (remaining_BV > 0)
+        context = Context(iteration, present_BV, KeyedNoise(script_context.key_B, self.number, iteration))
+        active_routing = self._route(x_BVD, script_context, context, aux_outputs)
+        # The same among all functions of the script; the inactive ones are closed.
+        routing = active_routing.scatter_to(self.num_functions, script_context.functions)
+        packed = self._use_packed(active_routing.compatibility_BUV)
         pooled = []
-        for name, body, functions, prepared in forms.bodies:
-            of = routed if functions is None else routed.of(functions)
-            share_BUV = None if self.gates is None else of.share_BUV
-            pairs = (PackedPairs if packed else DensePairs)(of.compatibility_BUV, forms.multiplicity_V, share_BUV)
+        for name, body, functions, prepared in script_context.bodies:
+            body_routing = routing if functions is None else routing.select_functions(functions)
+            pool_weight_BUV = None if self.gates is None else body_routing.pool_weight_BUV
+            pairs = (PackedPairs if packed else DensePairs)(
+                body_routing.compatibility_BUV, script_context.multiplicity_V, pool_weight_BUV
+            )
             rows = *pairs.compatibility.shape[:-1], x_BVD.shape[-1]
-            y_RD = told.by(name, body, body(x_BVD, prepared, pairs), rows)
-            pooled.append(pairs.pool(y_RD))
-        state_BVD = self._pool(x_BVD, reduce(torch.add, pooled), awake.share_BUV)
-        halt_BV = left_BV
-        if left_BV is not None and self.halting is not None and iteration + 1 < self.iterations:
-            halt_BV = told.by("halting", self.halting, self.halting(state_BVD, left_BV, context), tuple(left_BV.shape))
-        return _Iteration(state_BVD, routed.share_BUV, halt_BV, told.losses, told.statistics, packed)
+            extra = {"context": context} if body.takes_context else {}
+            y_RD = aux_outputs.record(name, body, body(x_BVD, prepared, pairs, **extra), rows)
+            pooled.append(pairs.combine(y_RD))
+        state_BVD = self._update_state(x_BVD, reduce(torch.add, pooled), active_routing.pool_weight_BUV)
+        # The last iteration takes all that remains.
+        halt_BV = remaining_BV
+        if remaining_BV is not None and self.halting is not None and iteration + 1 < self.iterations:
+            halt_BV = aux_outputs.record(
+                "halting", self.halting, self.halting(state_BVD, remaining_BV, context), tuple(remaining_BV.shape)
+            )
+        return IterationOutput(
+            state_BVD, routing.pool_weight_BUV, halt_BV, aux_outputs.losses, aux_outputs.statistics, packed
+        )
 
-    def _packs(self, compatibility_BUV: Tensor) -> bool:
-        """Whether this iteration computes open pairs only; with `auto`, whether so few are open that this is faster."""
+    def _use_packed(self, compatibility_BUV: Tensor) -> bool:
+        """Whether this iteration computes open pairs only; with `auto`, whether so few are open that this is faster.
+
+        The decision depends on the active functions alone, so that skipped ones do not change the layout of the others.
+        """
         if self.execution != "auto":
             return self.execution == "packed"
-        if self.router.gradient_through_closed or compatibility_BUV.is_meta:
+        if self.router.straight_through or compatibility_BUV.is_meta:
             return False
-        return packing_pays(compatibility_BUV)
+        return is_packing_faster(compatibility_BUV)
 
-    def _route(self, x_BVD: Tensor, forms: _Forms, context: Context, told: _Told) -> Routed:
-        """Compatibilities [B, U, V], in full precision: which pairs are open must not hang on a rounding."""
-        signature_UT = forms.signature_UT
-        types = *x_BVD.shape[:2], signature_UT.shape[-1]
-        type_BVT = told.by("type_inference", self.type_inference, self.type_inference(x_BVD, context), types)
-        device = "cpu" if x_BVD.is_meta else x_BVD.device.type  # the meta device has no autocast
+    def _route(
+        self, x_BVD: Tensor, script_context: ScriptContext, context: Context, aux_outputs: AuxOutputs
+    ) -> Routing:
+        """Returns compatibilities and pool weights [B, U, V] of the active functions.
+
+        They are computed in full precision: which pairs are open must not depend on the rounding of lower precisions.
+        """
+        signature_UT = script_context.signature_UT
+        type_shape = *x_BVD.shape[:2], signature_UT.shape[-1]
+        type_BVT = aux_outputs.record(
+            "type_inference", self.type_inference, self.type_inference(x_BVD, context), type_shape
+        )
+        # The meta device has no autocast.
+        device = "cpu" if x_BVD.is_meta else x_BVD.device.type
         with torch.autocast(device, enabled=False):
-            type_BVT = unit(type_BVT.to(signature_UT.dtype))
-            found: list[Tensor] = []
-            for number in accumulate(forms.generations):
-                whole = number == len(signature_UT)
-                answer = self.router(type_BVT, signature_UT if whole else signature_UT[:number], context)
-                heard = told if whole else _Told()
-                compatibility_BUV = heard.by("router", self.router, answer, (len(x_BVD), number, x_BVD.shape[1]))
+            type_BVT = to_unit_length(type_BVT.to(signature_UT.dtype))
+            compatibilities: list[Tensor] = []
+            for number in accumulate(script_context.generations):
+                is_complete = number == len(signature_UT)
+                output = self.router(type_BVT, signature_UT if is_complete else signature_UT[:number], context)
+                # Only the call with all functions reports losses and statistics.
+                sink = aux_outputs if is_complete else AuxOutputs()
+                compatibility_BUV = sink.record("router", self.router, output, (len(x_BVD), number, x_BVD.shape[1]))
                 if context.present_BV is not None:
                     compatibility_BUV = torch.where(context.present_BV.unsqueeze(1), compatibility_BUV, 0)
-                found.append(compatibility_BUV)
-            if forms.gate_G is None:
-                return Routed(found[0], found[0])
-            return composed(found, forms.gate_G, self.router.normalised)
+                compatibilities.append(compatibility_BUV)
+            if script_context.gate_G is None:
+                return Routing(compatibilities[0], compatibilities[0])
+            return compose_routing(compatibilities, script_context.gate_G, self.router.normalised)
 
-    def _pool(self, x_BVD: Tensor, sum_BVD: Tensor, share_BUV: Tensor) -> Tensor:
-        """The state after an iteration from the state before it and sum_u c_ui y_ui."""
+    def _update_state(self, x_BVD: Tensor, sum_BVD: Tensor, pool_weight_BUV: Tensor) -> Tensor:
+        """Returns the state after an iteration from the state before it and sum_u c_ui y_ui."""
         if self.pooling == "sum":
             return sum_BVD
         if self.pooling == "gating":
-            mean_BV1 = share_BUV.sum(dim=1).div(self.generations[0]).unsqueeze(-1)  # growth must not move it
+            # The mean is over the functions that the script began with, because growth must not change it.
+            mean_BV1 = pool_weight_BUV.sum(dim=1).div(self.generations[0]).unsqueeze(-1)
             return torch.addcmul((1 - mean_BV1) * x_BVD, mean_BV1, sum_BVD)
-        # (1 - sum_u c_ui) x_i + sum_u c_ui y_ui, which forms no difference per function.
-        return torch.addcmul(sum_BVD, 1 - share_BUV.sum(dim=1).unsqueeze(-1), x_BVD)
-
-
-class _Prepared(NamedTuple):
-    """A body, its functions, and what depends on their codes alone."""
-
-    name: str
-    body: Any
-    functions: list[int] | None  # None: all
-    prepared: Any
-
-
-class _Forms(NamedTuple):
-    """What all iterations of one forward share."""
-
-    signature_UT: Tensor  # of the functions that are awake
-    gate_G: Tensor | None  # of those among them that growth has added
-    generations: list[int]  # how many of them each has
-    functions: list[int]
-    bodies: list[_Prepared]
-    present_BV: Tensor | None
-    multiplicity_V: Tensor | None
-    key_B: Tensor
-
-
-class _Iteration(NamedTuple):
-    """What one iteration leaves."""
-
-    state_BVD: Tensor
-    share_BUV: Tensor
-    halt_BV: Tensor | None
-    losses: dict[str, Tensor]
-    statistics: dict[str, Tensor]
-    packed: bool
-
-
-class _Told:
-    """Sums of what components tell beside their results: losses by name, statistics by part and name."""
-
-    def __init__(self) -> None:
-        self.losses: dict[str, Tensor] = {}
-        self.statistics: dict[str, Tensor] = {}
-
-    def by(self, part: str, component: Any, value: object, shape: tuple[int, ...]) -> Tensor:
-        """The result in a component's answer; the rest is kept. Raises `PluginError` for what is no answer of this shape."""
-        answer = Answer.of(value)
-        check_answer("body" if part.startswith("bodies.") else part, component, answer, shape)
-        _add(self.losses, answer.losses)
-        _add(self.statistics, {f"{part}.{name}": value.detach() for name, value in answer.statistics.items()})
-        return answer.result
-
-
-def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        sums[name] = sums.get(name, 0) + value
+        # (1 - sum_u c_ui) x_i + sum_u c_ui y_ui, which needs no difference for each function.
+        return torch.addcmul(sum_BVD, 1 - pool_weight_BUV.sum(dim=1).unsqueeze(-1), x_BVD)

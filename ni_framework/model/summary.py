@@ -1,4 +1,4 @@
-"""A recipe's model in words and tables, built without memory."""
+"""A recipe's model summarized as text and tables, on the meta device."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from ni_framework.model.compose import build_model
 from ni_framework.recipe import Recipe
 
 
-class Row(NamedTuple):
-    """A part of the model or a tensor; equal ones that follow each other are one row, as `scripts.0-21`."""
+class SummaryRow(NamedTuple):
+    """A module or a tensor; equal ones that follow each other share one row, as `scripts.0-21`."""
 
     name: str
-    times: int
-    each: int  # numbers in one of them
-    shape: tuple[int, ...] | None = None  # of a tensor
+    repeats: int
+    # The number of elements in one of them.
+    numel: int
+    # None for a module.
+    shape: tuple[int, ...] | None = None
 
     @property
-    def total(self) -> int:
-        """Numbers in all of them."""
-        return self.times * self.each
+    def total_numel(self) -> int:
+        """The number of elements in all of them."""
+        return self.repeats * self.numel
 
 
 @frozen
-class Description:
-    """Sizes of a model, and its parameters by name."""
+class ModelSummary:
+    """The sizes of a model, and the shapes of its parameters by name."""
 
     sizes: dict[str, Any]
     parameters: list[tuple[str, tuple[int, ...]]]
 
     @property
-    def summary(self) -> str:
-        """One line for people."""
+    def one_line(self) -> str:
+        """The summary in one line."""
         programs = []
         for (functions, iterations), equal in groupby(self.sizes["scripts"]):
             program, number = f"{functions} functions x {iterations} iterations", len(list(equal))
@@ -44,90 +46,91 @@ class Description:
         return f"{self.sizes['parameters']:,} parameters, {self.sizes['elements']} elements, {', '.join(programs)}"
 
     @property
-    def parts(self) -> list[Row]:
-        """The parts of the model in their order, and after each script the parts of it."""
+    def module_rows(self) -> list[SummaryRow]:
+        """The modules of the model in their order; each script is followed by its components."""
         rows = []
-        for top in _branches(self.parameters):
-            if top.first != "scripts" or not isinstance(top.below, list):
-                rows.append(Row(top.name, top.times, top.numbers))
+        for branch in _build_branches(self.parameters):
+            if branch.first_key != "scripts" or not isinstance(branch.children, list):
+                rows.append(SummaryRow(branch.name, branch.repeats, branch.numel))
                 continue
-            for script in top.below:
-                name = f"{top.name}.{script.name}"
-                rows.append(Row(name, script.times, script.numbers))
-                if isinstance(script.below, list):
-                    rows += [Row(f"{name}.{part.name}", script.times, part.numbers) for part in script.below]
+            for script in branch.children:
+                name = f"{branch.name}.{script.name}"
+                rows.append(SummaryRow(name, script.repeats, script.numel))
+                if isinstance(script.children, list):
+                    rows += [SummaryRow(f"{name}.{part.name}", script.repeats, part.numel) for part in script.children]
         return rows
 
     @property
-    def tensors(self) -> list[Row]:
+    def tensor_rows(self) -> list[SummaryRow]:
         """The parameters, the largest first."""
-        return sorted(_tensors(_branches(self.parameters)), key=lambda row: -row.total)
+        return sorted(_iter_tensor_rows(_build_branches(self.parameters)), key=lambda row: -row.total_numel)
 
 
-def describe(recipe: Recipe) -> Description:
-    """Builds the model on the meta device and reads its sizes; raises what `build_model` raises."""
+def summarize_model(recipe: Recipe) -> ModelSummary:
+    """Builds the model on the meta device and returns its sizes. Raises what `build_model` raises."""
     model = build_model(recipe, "meta")
     parameters = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
     sizes = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "elements": len(model.head.start(tuple(model.tasks))[0]) + model.input.num_elements,
+        "elements": len(model.head.cls_tokens(tuple(model.tasks))[0]) + model.input.num_elements,
         "tasks": model.tasks,
         "scripts": [[script.num_functions, script.iterations] for script in recipe.model.program],
     }
-    return Description(sizes, parameters)
+    return ModelSummary(sizes, parameters)
 
 
 class _Branch(NamedTuple):
-    """What has a name of its own below a module: a tensor's shape, or branches; `times` equal ones with rising numbers."""
+    """A tensor or a module by its key in the parent module, with the equal ones of the next numbers merged into it."""
 
-    first: str
-    times: int
-    below: Any  # tuple[int, ...] | list[_Branch]
+    first_key: str
+    repeats: int
+    # The shape of a tensor, tuple[int, ...], or the branches of a module, list[_Branch].
+    children: Any
 
     @property
     def name(self) -> str:
-        """The key, or the first and the last."""
-        return self.first if self.times == 1 else f"{self.first}-{int(self.first) + self.times - 1}"
+        """The key, or the first and the last key."""
+        return self.first_key if self.repeats == 1 else f"{self.first_key}-{int(self.first_key) + self.repeats - 1}"
 
     @property
-    def numbers(self) -> int:
-        """Numbers in one of them."""
-        if isinstance(self.below, list):
-            return sum(branch.times * branch.numbers for branch in self.below)
-        return math.prod(self.below)
+    def numel(self) -> int:
+        """The number of elements in one of them."""
+        if isinstance(self.children, list):
+            return sum(branch.repeats * branch.numel for branch in self.children)
+        return math.prod(self.children)
 
-    def goes_on(self, key: str, below: Any) -> bool:
-        """Whether a key is the next number, and what is below it the same."""
-        numbered = key.isdecimal() and self.first.isdecimal()
-        return numbered and int(key) == int(self.first) + self.times and self.below == below
+    def continues_with(self, key: str, children: Any) -> bool:
+        """Whether a key is the next number and its children are the same."""
+        numbered = key.isdecimal() and self.first_key.isdecimal()
+        return numbered and int(key) == int(self.first_key) + self.repeats and self.children == children
 
 
-def _branches(parameters: list[tuple[str, tuple[int, ...]]]) -> list[_Branch]:
+def _build_branches(parameters: list[tuple[str, tuple[int, ...]]]) -> list[_Branch]:
     tree: dict[str, Any] = {}
     for name, shape in parameters:
         *path, last = name.split(".")
-        place = tree
+        node = tree
         for key in path:
-            place = place.setdefault(key, {})
-        place[last] = shape
-    return _merged(tree)
+            node = node.setdefault(key, {})
+        node[last] = shape
+    return _merge_equal_branches(tree)
 
 
-def _merged(tree: Mapping[str, Any]) -> list[_Branch]:
+def _merge_equal_branches(tree: Mapping[str, Any]) -> list[_Branch]:
     branches: list[_Branch] = []
     for key, value in tree.items():
-        below = _merged(value) if isinstance(value, dict) else value
-        if branches and branches[-1].goes_on(key, below):
-            branches[-1] = branches[-1]._replace(times=branches[-1].times + 1)
+        children = _merge_equal_branches(value) if isinstance(value, dict) else value
+        if branches and branches[-1].continues_with(key, children):
+            branches[-1] = branches[-1]._replace(repeats=branches[-1].repeats + 1)
         else:
-            branches.append(_Branch(key, 1, below))
+            branches.append(_Branch(key, 1, children))
     return branches
 
 
-def _tensors(branches: list[_Branch], prefix: str = "", times: int = 1) -> Iterator[Row]:
+def _iter_tensor_rows(branches: list[_Branch], prefix: str = "", repeats: int = 1) -> Iterator[SummaryRow]:
     for branch in branches:
-        name, number = prefix + branch.name, times * branch.times
-        if isinstance(branch.below, list):
-            yield from _tensors(branch.below, f"{name}.", number)
+        name, total_repeats = prefix + branch.name, repeats * branch.repeats
+        if isinstance(branch.children, list):
+            yield from _iter_tensor_rows(branch.children, f"{name}.", total_repeats)
         else:
-            yield Row(name, number, branch.numbers, branch.below)
+            yield SummaryRow(name, total_repeats, branch.numel, branch.children)

@@ -1,4 +1,4 @@
-"""The equations, one to a file: functions of tensors, and the few modules that hold a table of their own.
+"""The equations, one in each file: functions of tensors, and the few modules that have a table of their own.
 
-Letters as in `ni_framework.contracts`. Nothing here knows recipes, components or training.
+The letters of shapes are those of `ni_framework.contracts`. Nothing here depends on recipes, components or training.
 """

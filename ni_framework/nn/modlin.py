@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class ModulatedMap(NamedTuple):
-    """One map W (x * s_u) + b."""
+    """One map W (x * s_u) + b of the rows x of function u."""
 
     weight_ED: Tensor
     scale_UD: Tensor
@@ -18,52 +18,55 @@ class ModulatedMap(NamedTuple):
 
 
 class Modulation:
-    """One modulated map, or several that read the same rows and whose answers lie side by side, as layouts want them.
+    """One modulated map, or several that read the same rows and whose results are concatenated, in the form that layouts use.
 
-    Depends on the codes alone, so one forward of a script forms it once for all of its iterations.
+    It depends on the codes alone, so one forward of a script computes it once for all of its iterations.
     """
 
     def __init__(self, *maps: ModulatedMap) -> None:
         self.maps = maps
         self._folded_UED: Tensor | None = None
 
-    def form(self) -> None:
-        """Forms what one iteration would form for all, where each has to find the same."""
+    def precompute(self) -> None:
+        """Computes what is otherwise computed at the first use, for cases where all uses must share one tensor."""
         _ = self.folded_UED
 
     @property
     def folded_UED(self) -> Tensor:
-        """W diag(s_u), a matrix for each function: small beside the rows that it spares from being scaled."""
+        """W diag(s_u), a matrix for each function. It is small compared to the rows, which then need no scaling."""
         folded_UED = self._folded_UED
         if folded_UED is None:
-            folded_UED = lowered(torch.cat([of.weight_ED * of.scale_UD.unsqueeze(1) for of in self.maps], dim=1))
-        if not torch.compiler.is_compiling():  # which would compile once for what is there and once for what is not
+            folded_UED = to_autocast_dtype(
+                torch.cat([weight_ED * scale_UD.unsqueeze(1) for weight_ED, scale_UD, _ in self.maps], dim=1)
+            )
+        # Under a compiler, a cache would cause two compilations: with and without the cached tensor.
+        if not torch.compiler.is_compiling():
             self._folded_UED = folded_UED
         return folded_UED
 
     @property
     def bias_E(self) -> Tensor | None:
-        """The biases side by side, 0 for maps without one; None if none has one."""
-        if all(of.bias_E is None for of in self.maps):
+        """The concatenated biases, with zeros for maps without a bias; None if no map has one."""
+        if all(bias_E is None for _, _, bias_E in self.maps):
             return None
         return torch.cat(
-            [of.weight_ED.new_zeros(len(of.weight_ED)) if of.bias_E is None else of.bias_E for of in self.maps]
+            [weight_ED.new_zeros(len(weight_ED)) if bias_E is None else bias_E for weight_ED, _, bias_E in self.maps]
         )
 
 
-def lowered(tensor: Tensor) -> Tensor:
-    """In the precision in which autocast would multiply it: lowered once for all products that it enters.
+def to_autocast_dtype(tensor: Tensor) -> Tensor:
+    """Returns the tensor in the precision in which autocast would multiply it, cast once for all of its products.
 
-    Autocast itself lowers it again for each of them, unless it is a parameter.
+    Autocast itself would cast it again for each product, unless it is a parameter.
     """
-    kind = tensor.device.type
-    if tensor.dtype == torch.float32 and not tensor.is_meta and torch.is_autocast_enabled(kind):
-        return tensor.to(torch.get_autocast_dtype(kind))
+    device_type = tensor.device.type
+    if tensor.dtype == torch.float32 and not tensor.is_meta and torch.is_autocast_enabled(device_type):
+        return tensor.to(torch.get_autocast_dtype(device_type))
     return tensor
 
 
-def scale_of(code_UC: Tensor, weight_DC: Tensor) -> Tensor:
-    """The scale [U, D] that each code puts on the input of a linear map: LN(W_c code), LN without affine.
+def code_scale(code_UC: Tensor, weight_DC: Tensor) -> Tensor:
+    """Returns the scale [U, D] by which each code multiplies the input of a linear map: LN(W_c code), LN without affine.
 
     Source: Neural Interpreters, equation 3.
     """
@@ -71,7 +74,7 @@ def scale_of(code_UC: Tensor, weight_DC: Tensor) -> Tensor:
 
 
 def modlin(x_RD: Tensor, scale_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:
-    """W (x * s) + b, [R, E]: an ordinary product over any set of rows, however many functions they belong to.
+    """Returns W (x * s) + b, [R, E]: one product of all rows, however many functions they belong to.
 
     Source: Neural Interpreters, equation 3, with s = LN(W_c code) of the row's function.
     """

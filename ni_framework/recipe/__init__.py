@@ -1,27 +1,36 @@
-"""Recipes: YAML files read into frozen, checked values, without torch.
+"""Recipes: YAML files that are read into frozen, checked values, without torch.
 
-Read `schema.py` for what a recipe holds and `load.py` for how one is read.
+`schema.py` lists the keys of a recipe, `load.py` shows how a recipe is read.
 """
 
-from ni_framework.recipe.dump import dump, dump_values, plain_values
+from ni_framework.recipe.dump import dump, dump_values, to_plain_values
 from ni_framework.recipe.load import load, load_options, loads
-from ni_framework.recipe.schema import FORMAT, Engine, Model, Optimizer, Recipe, Schedule, Script, Train
-from ni_framework.recipe.validate.fields import Resolve
+from ni_framework.recipe.schema import (
+    RECIPE_FORMAT,
+    EngineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+    ScheduleConfig,
+    ScriptConfig,
+    TrainConfig,
+)
+from ni_framework.recipe.validate.fields import ConfigResolver
 
 __all__ = [
-    "FORMAT",
-    "Engine",
-    "Model",
-    "Optimizer",
+    "RECIPE_FORMAT",
+    "ConfigResolver",
+    "EngineConfig",
+    "ModelConfig",
+    "OptimizerConfig",
     "Recipe",
-    "Resolve",
-    "Schedule",
-    "Script",
-    "Train",
+    "ScheduleConfig",
+    "ScriptConfig",
+    "TrainConfig",
     "dump",
     "dump_values",
     "load",
     "load_options",
     "loads",
-    "plain_values",
+    "to_plain_values",
 ]

@@ -1,129 +1,127 @@
-"""Names to entries: finds the one component that a recipe means, or says why there is none."""
+"""Finds the one entry that a name in a recipe means, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from functools import cache
 
 from attrs import frozen
 
 from ni_framework.errors import PluginError, Problem, RecipeError
-from ni_framework.options import KINDS
-from ni_framework.registry.allowlist import Allowed, allowed_here
-from ni_framework.registry.discover import HOOKS, OWN, Entry, discover
-from ni_framework.registry.file_plugins import entries_of_files, place_of
+from ni_framework.options import COMPONENT_KINDS, COMPONENT_NAME
+from ni_framework.registry.allowlist import Allowlist, allowlist_from_env
+from ni_framework.registry.discover import FRAMEWORK_DISTRIBUTION, HOOKS, Entry, discover
+from ni_framework.registry.file_plugins import file_plugin_entries, find_plugin_file
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-WORDS = {
-    "null",
-    "true",
-    "false",
-    "yes",
-    "no",
-    "on",
-    "off",
-    "y",
-    "n",
-}  # which YAML, of one version or another, reads as values
+YAML_RESERVED_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+"""Words that some version of YAML reads as a value and not as text."""
 
 
 @frozen
-class Remark:
-    """What is to be said of an entry before it is imported: in a word or two, in a sentence, and what to do."""
+class Rejection:
+    """Why an entry is not used, known before it is imported: as two words, as a phrase after its name, and what to do."""
 
     short: str
     message: str
     hint: str
 
-    def error(self, entry: Entry) -> PluginError:
-        """The refusal of an entry for this."""
+    def to_error(self, entry: Entry) -> PluginError:
+        """The error for using a rejected entry."""
         return PluginError([Problem(f"{entry.label} ({entry.value}) {self.message}", hint=self.hint)])
 
 
 class Catalog:
-    """All that is installed, by kind and name, and which of it may be used."""
+    """All installed entries, by kind and name, and which of them may be used."""
 
-    def __init__(self, entries: Sequence[Entry], allowed: Allowed | None = None) -> None:
+    def __init__(self, entries: Sequence[Entry], allowlist: Allowlist | None = None) -> None:
         self.entries = tuple(entries)
-        self._allowed = allowed or Allowed()
+        self._allowlist = allowlist or Allowlist()
 
     def names(self, kind: str) -> list[str]:
-        """The names of one kind that a recipe may try, sorted."""
-        return sorted({entry.name for entry in self.entries if entry.kind == kind and not self.refusal(entry)})
+        """The names of one kind that a recipe may use, sorted."""
+        return sorted({entry.name for entry in self.entries if entry.kind == kind and not self.find_rejection(entry)})
 
     def kinds(self, name: str) -> list[str]:
-        """The kinds of which something installed has this name, whether it may be used or not."""
-        return [kind for kind in KINDS if any((entry.kind, entry.name) == (kind, name) for entry in self.entries)]
+        """The kinds that have an installed entry with this name, whether it may be used or not."""
+        kinds = {entry.kind for entry in self.entries if entry.name == name}
+        return [kind for kind in COMPONENT_KINDS if kind in kinds]
 
     @property
     def listeners(self) -> list[Entry]:
-        """The listeners that may be used."""
-        return [entry for entry in self.entries if entry.kind == HOOKS and not self.refusal(entry)]
+        """The entries of listeners to run events that may be used."""
+        return [entry for entry in self.entries if entry.kind == HOOKS and not self.find_rejection(entry)]
 
-    def refusal(self, entry: Entry) -> Remark | None:
-        """Why an entry is never used, whatever a recipe names; None if it may be."""
-        if entry.is_own:
+    def find_rejection(self, entry: Entry) -> Rejection | None:
+        """Why an entry is never used, whatever a recipe names; None if it may be used."""
+        if entry.is_builtin:
             return None
-        if not entry.is_one_file and (reason := self._allowed.refusal(entry.distribution)):
-            return Remark("not allowed", *reason)
+        if not entry.is_file_plugin and (reason := self._allowlist.rejection_reason(entry.distribution)):
+            return Rejection("not allowed", *reason)
         if entry.kind == HOOKS:
             return None
-        hint = f"ask {entry.distribution} for another name"
-        if not _NAME.fullmatch(entry.name):
-            return Remark("no name", "has no name of lower-case letters, digits and _, so no recipe can name it", hint)
-        if entry.name in WORDS:
-            return Remark("no name", "has a name that YAML reads as a value, so no recipe should name it", hint)
-        if any(own.is_own and (own.kind, own.name) == (entry.kind, entry.name) for own in self.entries):
-            message = f"is never used: {OWN} itself provides {entry.kind} `{entry.name}`, and its names are reserved"
-            return Remark("reserved", message, hint)
+        hint = f"ask the authors of {entry.distribution} to rename it"
+        if not COMPONENT_NAME.fullmatch(entry.name):
+            message = "has a name with other characters than lower-case letters, digits and _, so no recipe can name it"
+            return Rejection("invalid name", message, hint)
+        if entry.name in YAML_RESERVED_WORDS:
+            return Rejection("invalid name", "has a name that YAML reads as a value, so no recipe should name it", hint)
+        if any(own.is_builtin and (own.kind, own.name) == (entry.kind, entry.name) for own in self.entries):
+            component = f"{entry.kind} `{entry.name}`"
+            message = f"is never used: {FRAMEWORK_DISTRIBUTION} itself provides {component}, and its names are reserved"
+            return Rejection("reserved", message, hint)
         return None
 
     def remark(self, entry: Entry) -> str:
-        """What a listing says of an entry, "" if nothing."""
-        if refusal := self.refusal(entry):
-            return refusal.short
-        others = [other.source for other in self._usable(entry.kind, entry.name) if other != entry]
+        """The remark on an entry in a listing, or ""."""
+        if rejection := self.find_rejection(entry):
+            return rejection.short
+        others = [other.source for other in self._usable_entries(entry.kind, entry.name) if other != entry]
         return f"also provided by {' and '.join(others)}" if others and entry.kind != HOOKS else ""
 
     def find(self, kind: str, name: str) -> Entry:
         """The entry of a component.
 
-        Raises `RecipeError` for a name that nobody provides, `PluginError` for one that only what is refused provides, or
-        that two distributions provide: which of them would win must not depend on the order of installation.
+        Raises:
+            RecipeError: if no installed distribution provides the name.
+            PluginError: if only rejected entries provide it, or if two distributions do. In the latter case neither is used,
+                because the choice must not depend on the order of installation.
         """
-        found = self._usable(kind, name)
-        if not found:
+        usable = self._usable_entries(kind, name)
+        if not usable:
             for entry in self.entries:
-                if (entry.kind, entry.name) == (kind, name) and (refusal := self.refusal(entry)):
-                    raise refusal.error(entry)
-            raise self._unknown(kind, name)
-        if len(found) > 1:
-            sources = " and ".join(entry.source for entry in found)
+                if (entry.kind, entry.name) == (kind, name) and (rejection := self.find_rejection(entry)):
+                    raise rejection.to_error(entry)
+            raise self._unknown_name_error(kind, name)
+        if len(usable) > 1:
+            sources = " and ".join(entry.source for entry in usable)
             message = f"{kind} `{name}` is provided more than once, by {sources}"
-            raise PluginError([Problem(message, hint=_one_too_many(found))])
-        return found[0]
+            raise PluginError([Problem(message, hint=_duplicate_hint(usable))])
+        return usable[0]
 
-    def _usable(self, kind: str, name: str) -> list[Entry]:
-        return [entry for entry in self.entries if (entry.kind, entry.name) == (kind, name) and not self.refusal(entry)]
+    def _usable_entries(self, kind: str, name: str) -> list[Entry]:
+        return [
+            entry
+            for entry in self.entries
+            if (entry.kind, entry.name) == (kind, name) and not self.find_rejection(entry)
+        ]
 
-    def _unknown(self, kind: str, name: str) -> RecipeError:
+    def _unknown_name_error(self, kind: str, name: str) -> RecipeError:
         close = difflib.get_close_matches(name, self.names(kind), n=1)
         known = f"installed are: {', '.join(self.names(kind))}"
         hint = f"did you mean `{close[0]}`? {known}" if close else f"{known}; install the distribution that provides it"
         return RecipeError([Problem(f"there is no {kind} `{name}`", hint=hint)])
 
 
-def _one_too_many(found: Sequence[Entry]) -> str:
-    """What to do about several that provide one name: leave out a file that was given, or else a distribution."""
-    if given := [place for entry in found if (place := place_of(entry))]:
-        return " or ".join(f"leave out `--plugin {place}`" for place in dict.fromkeys(given))
-    last = found[-1].distribution
-    return f"uninstall one of them: pip uninstall {last}; or leave one out: NI_PLUGINS=-{last}"
+def _duplicate_hint(entries: Sequence[Entry]) -> str:
+    """What to do about several entries with one name: remove a plugin file, or else a distribution."""
+    if plugin_files := [path for entry in entries if (path := find_plugin_file(entry))]:
+        return " or ".join(f"remove `--plugin {path}`" for path in dict.fromkeys(plugin_files))
+    last = entries[-1].distribution
+    return f"uninstall one of them: pip uninstall {last}; or block one: NI_PLUGINS=-{last}"
 
 
 @cache
-def installed() -> Catalog:
-    """What is installed in this environment, and what files were given; read once per process."""
-    return Catalog(sorted([*discover(), *entries_of_files()]), allowed_here())
+def installed_catalog() -> Catalog:
+    """The catalog of the installed distributions and of the plugin files; read once per process."""
+    return Catalog(sorted([*discover(), *file_plugin_entries()]), allowlist_from_env())

@@ -1,4 +1,4 @@
-"""What is installed, read from metadata alone: nothing is imported."""
+"""Finds what is installed, from metadata alone: nothing is imported."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from importlib import metadata
 
 from attrs import frozen
 
-from ni_framework.options import KINDS
+from ni_framework.options import COMPONENT_KINDS
 
-GROUP = "ni_framework."
-HOOKS = "hooks"  # the group of listeners to a run's events, beside those of the kinds
-OWN = "ni-framework"
-ONE_FILE = "ni_one_file_"  # begins the names of modules that are a plugin of one file, so that torch.py hides nothing
+ENTRY_POINT_PREFIX = "ni_framework."
+# The group of listeners to run events; the other groups are the kinds of components.
+HOOKS = "hooks"
+FRAMEWORK_DISTRIBUTION = "ni-framework"
+# Module names of single-file plugins begin with this, so that a plugin file torch.py does not hide torch.
+FILE_PLUGIN_PREFIX = "ni_one_file_"
 
 
 @frozen(order=True)
 class Entry:
-    """One component, or listener, as its distribution announces it."""
+    """One component or listener, as its distribution declares it."""
 
     kind: str
     name: str
@@ -28,12 +30,12 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """The distribution and its version, as errors name it; of a plugin of one file, the file."""
+        """The distribution and its version, as messages show it; for a single-file plugin, the file."""
         return f"{self.distribution} {self.version}".strip()
 
     @property
     def label(self) -> str:
-        """What errors call it."""
+        """What messages call it."""
         kind = "listener" if self.kind == HOOKS else self.kind
         return f"{kind} `{self.name}` of {self.source}"
 
@@ -43,9 +45,9 @@ class Entry:
         return self.value.partition(":")[0].strip()
 
     @property
-    def is_one_file(self) -> bool:
-        """Whether it is a file that was given by --plugin."""
-        return self.module.startswith(ONE_FILE)
+    def is_file_plugin(self) -> bool:
+        """Whether it is in a file that was given with `--plugin`."""
+        return self.module.startswith(FILE_PLUGIN_PREFIX)
 
     @property
     def package(self) -> str:
@@ -53,41 +55,43 @@ class Entry:
         return self.module.partition(".")[0]
 
     @property
-    def is_own(self) -> bool:
-        """Whether the framework itself brings it."""
-        return normalised(self.distribution) == OWN
+    def is_builtin(self) -> bool:
+        """Whether the framework itself provides it."""
+        return normalize_distribution(self.distribution) == FRAMEWORK_DISTRIBUTION
 
 
-def normalised(distribution: str) -> str:
-    """The one spelling that pip compares names of distributions by."""
+def normalize_distribution(distribution: str) -> str:
+    """The spelling by which pip compares the names of distributions."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def discover() -> list[Entry]:
-    """Every entry point of every kind, and the listeners, sorted, so that nothing depends on the order of installation.
+    """All entry points of all kinds, and the listeners, sorted, so that nothing depends on the order of installation.
 
-    Metadata that cannot be read are passed over: whose they are, they are not to stop everybody. Where one distribution is on the
-    path twice, the first counts, as it does for imports.
+    Metadata that cannot be read are skipped, so that one damaged distribution does not stop every command. If a distribution
+    is on the path twice, the first one counts, as it does for imports.
     """
-    found: dict[str, list[Entry]] = {}
+    entries_by_distribution: dict[str, list[Entry]] = {}
     for distribution in metadata.distributions():
         try:
             text = distribution.read_text("entry_points.txt") or ""
-            if f"[{GROUP}" in text:
-                found.setdefault(normalised(distribution.name), list(_announced(distribution, text)))
+            if f"[{ENTRY_POINT_PREFIX}" in text:
+                entries_by_distribution.setdefault(
+                    normalize_distribution(distribution.name), list(_parse_entry_points(distribution, text))
+                )
         except Exception:
             continue
-    return sorted({entry for entries in found.values() for entry in entries})
+    return sorted({entry for entries in entries_by_distribution.values() for entry in entries})
 
 
-def _announced(distribution: metadata.Distribution, text: str) -> Iterator[Entry]:
-    """The entries in an `entry_points.txt`, line by line: one that is malformed is an entry that cannot be loaded."""
-    groups = {GROUP + kind: kind for kind in (*KINDS, HOOKS)}
+def _parse_entry_points(distribution: metadata.Distribution, text: str) -> Iterator[Entry]:
+    """The entries in an `entry_points.txt`, line by line; a malformed line gives an entry that cannot be loaded."""
+    groups = {ENTRY_POINT_PREFIX + kind: kind for kind in (*COMPONENT_KINDS, HOOKS)}
     group = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
             group = line.strip("[] ")
         elif group in groups and line and line[0] not in "#;":
             name, _, value = line.partition("=")
-            value = re.sub(r"\s|\[.*", "", value)  # blanks and extras say nothing that is asked here
+            value = re.sub(r"\s|\[.*", "", value)  # Without spaces and extras.
             yield Entry(groups[group], name.strip(), distribution.name, distribution.version or "0", value)

@@ -1,4 +1,4 @@
-"""Plugins of one file: what is given by `--plugin swirl.py` is there as if it were installed, for one command."""
+"""Single-file plugins: `--plugin swirl.py` makes the components of a file available to one command, without installation."""
 
 from __future__ import annotations
 
@@ -11,72 +11,75 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ni_framework.errors import PluginError, Problem
-from ni_framework.registry.discover import ONE_FILE, Entry
+from ni_framework.registry.discover import FILE_PLUGIN_PREFIX, Entry
 
 _files: list[Path] = []
-_modules: dict[Path, Any] = {}  # what was imported, by resolved path
+# The imported modules, by resolved path.
+_modules: dict[Path, Any] = {}
 
 
-def use_file(path: str) -> None:
-    """Adds a file to the plugins of this process; it is read when something of a plugin is first asked for."""
+def add_plugin_file(path: str) -> None:
+    """Adds a file to the plugins of this process; it is read when the catalog is first used."""
     _files.append(Path(path))
 
 
-def files() -> tuple[Path, ...]:
-    """The files that were given."""
+def plugin_files() -> tuple[Path, ...]:
+    """The files that were added."""
     return tuple(_files)
 
 
-def plugin_options() -> str:
-    """The options by which the files were given, as a shell takes them."""
+def plugin_cli_options() -> str:
+    """The `--plugin` options for the added files, quoted for a shell."""
     return "".join(f" --plugin {shlex.quote(str(path))}" for path in _files)
 
 
-def forget_files() -> None:
-    """Takes all of them away again."""
+def clear_plugin_files() -> None:
+    """Removes all added files and their modules."""
     for module in _modules.values():
         sys.modules.pop(module.__name__, None)
     _modules.clear()
     _files.clear()
 
 
-def entries_of_files() -> list[Entry]:
-    """The components in the files: every class that is one, under its name in lower case (TopK is `top_k`).
+def file_plugin_entries() -> list[Entry]:
+    """The components in the files: every component class, under its name in lower case (TopK is `top_k`).
 
-    Raises `PluginError` for a file that is absent, cannot be imported, or holds none.
+    Raises `PluginError` for a file that is absent, cannot be imported, or contains no component.
     """
-    given = {path.resolve(): path for path in reversed(_files)}  # a file that is given twice counts once
-    return [entry for path in reversed(given.values()) for entry in entries_in(path)]
+    # A file that was added twice counts once.
+    by_resolved_path = {path.resolve(): path for path in reversed(_files)}
+    return [entry for path in reversed(by_resolved_path.values()) for entry in entries_in_file(path)]
 
 
-def place_of(entry: Entry) -> Path | None:
-    """The file that an entry is in, as it was given; None for what is installed."""
-    return next((path for path in _files if _module_at(path) == entry.module), None)
+def find_plugin_file(entry: Entry) -> Path | None:
+    """The file that contains an entry, as the path was given; None for an installed entry."""
+    return next((path for path in _files if _imported_module_name(path) == entry.module), None)
 
 
-def _module_at(path: Path) -> str | None:
+def _imported_module_name(path: Path) -> str | None:
     module = _modules.get(path.resolve())
     return module and module.__name__
 
 
-def entries_in(path: Path) -> list[Entry]:
-    """The components in one file; base classes and those whose name begins with _ are no components."""
-    from ni_framework.contracts import BASES  # imports torch: only where a file is given
+def entries_in_file(path: Path) -> list[Entry]:
+    """The components in one file; base classes, and classes whose name begins with _, are not components."""
+    # Imported here because it imports torch, which is needed only if there is a file.
+    from ni_framework.contracts import COMPONENT_BASES
 
-    module = _loaded(path)
+    module = _load_module(path)
     names = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    found = [
+    entries = [
         Entry(kind, _component_name(name), path.name, "", f"{module.__name__}:{name}")
         for name, value in names.items()
-        for kind, base in BASES.items()
-        if _is_component(value, base, module.__name__) and name == _name_in(names, value)
+        for kind, base in COMPONENT_BASES.items()
+        if _is_component(value, base, module.__name__) and name == _canonical_name(names, value)
     ]
-    if not found:
+    if not entries:
         hint = (
             "a component is a subclass of one of the base classes in ni_framework.contracts, or made with @elementwise"
         )
-        raise PluginError([Problem(f"{path}: holds no component", hint=hint)])
-    return found
+        raise PluginError([Problem(f"{path}: contains no component", hint=hint)])
+    return entries
 
 
 def _is_component(value: object, base: type, module: str) -> TypeGuard[type]:
@@ -88,8 +91,8 @@ def _is_component(value: object, base: type, module: str) -> TypeGuard[type]:
     )
 
 
-def _name_in(names: Mapping[str, object], value: type) -> str:
-    """The one name that counts of a class that has several: its own, or else the first."""
+def _canonical_name(names: Mapping[str, object], value: type) -> str:
+    """The one name that is used for a class with several names in a module: its own, or else the first."""
     aliases = [name for name, other in names.items() if other is value]
     return value.__name__ if value.__name__ in aliases else aliases[0]
 
@@ -99,51 +102,54 @@ def _component_name(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _module_name(path: Path) -> str:
-    """A name of its own also for a second file that is called the same."""
-    name = ONE_FILE + re.sub(r"\W", "_", path.stem)
+def _new_module_name(path: Path) -> str:
+    """A module name that is not in use yet, also for a second file with the same name."""
+    name = FILE_PLUGIN_PREFIX + re.sub(r"\W", "_", path.stem)
     while name in sys.modules:
         name += "_"
     return name
 
 
-def _loaded(path: Path) -> Any:
+def _load_module(path: Path) -> Any:
     """The module in a file, imported once."""
-    from ni_framework.registry.guarded_import import ImportFault, guarded
+    from ni_framework.registry.guarded_import import PluginImportError, run_guarded
 
-    place, name = path.resolve(), _module_name(path)
-    if place in _modules:
-        return _modules[place]
+    resolved, name = path.resolve(), _new_module_name(path)
+    if resolved in _modules:
+        return _modules[resolved]
     spec = spec_from_file_location(name, path) if path.is_file() and path.suffix == ".py" else None
     if spec is None or spec.loader is None:
-        raise PluginError([Problem(f"{path}: is no Python file; name one with --plugin")])
+        raise PluginError([Problem(f"{path}: is not a Python file; name one with --plugin")])
     module = module_from_spec(spec)
     sys.modules[name] = module
     loader = spec.loader
     try:
-        guarded(lambda: loader.exec_module(module))
-    except ImportFault as fault:
+        run_guarded(lambda: loader.exec_module(module))
+    except PluginImportError as fault:
         del sys.modules[name]
-        line = _line(fault.__cause__, str(path))
-        raise PluginError([Problem(f"{path}{line}: {fault}", hint=_hint(path, fault.__cause__))]) from fault.__cause__
-    _modules[place] = module
+        cause = fault.__cause__
+        message = f"{path}{_line_suffix(cause, str(spec.origin))}: {fault}"
+        raise PluginError([Problem(message, hint=_import_hint(path, cause))]) from cause
+    _modules[resolved] = module
     return module
 
 
-def _hint(path: Path, fault: BaseException | None) -> str:
+def _import_hint(path: Path, cause: BaseException | None) -> str:
     """What to do about a file that cannot be imported."""
-    if isinstance(fault, ModuleNotFoundError) and fault.name:
-        beside = path.resolve().parent / fault.name.partition(".")[0]
-        if beside.is_dir() or beside.with_suffix(".py").is_file():
-            return f"a plugin of one file stands alone; make a package of it: ni plugin new NAME --from {path}"
-    return "mend the file"
+    if isinstance(cause, ModuleNotFoundError) and cause.name:
+        neighbour = path.resolve().parent / cause.name.partition(".")[0]
+        if neighbour.is_dir() or neighbour.with_suffix(".py").is_file():
+            return (
+                f"a single-file plugin cannot import files next to it; make a package: ni plugin new NAME --from {path}"
+            )
+    return "fix the file"
 
 
-def _line(fault: BaseException | None, path: str) -> str:
-    """`:12` where the last line of the file that a fault passed through is known."""
-    if isinstance(fault, SyntaxError):
-        return f":{fault.lineno}"
-    trace, line = fault.__traceback__ if fault else None, ""
+def _line_suffix(cause: BaseException | None, path: str) -> str:
+    """`:12` for the last line of the file in the traceback of an error; "" if there is no such line."""
+    if isinstance(cause, SyntaxError):
+        return f":{cause.lineno}"
+    trace, line = cause.__traceback__ if cause else None, ""
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == path:
             line = f":{trace.tb_lineno}"

@@ -1,6 +1,6 @@
-"""What all code in a process shares, and the import of a plugin must leave as it was: torch's functions, global settings.
+"""The global state of a process that the import of a plugin must not change: torch's functions, global settings.
 
-This guards against carelessness, not against malice: a plugin that may be used is trusted code.
+This protects against mistakes and not against attacks: a plugin that may be used is trusted code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TORCH = Path(torch.__file__).parent
 
 
 def _namespaces() -> Iterator[tuple[str, Any]]:
-    """The namespaces whose attributes are watched, by the names that people know them by."""
+    """The namespaces whose attributes are compared, each with the name that messages use."""
     yield from {
         "torch": torch,
         "torch.nn": torch.nn,
@@ -45,7 +45,7 @@ def _namespaces() -> Iterator[tuple[str, Any]]:
                 yield f"{module.__name__}.{name}", value
 
 
-# What it is called, how it is read (as something that can be compared), and how it is put back.
+# The name of each setting, the function that reads it (as a comparable value), and the function that restores it.
 _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = (
     ("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
     (
@@ -69,48 +69,51 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object]], ...] = 
 )
 
 
-class Shared:
-    """How everything shared is now; `put_back` makes it so again."""
+class GlobalState:
+    """A snapshot of the global state; `restore` returns to it."""
 
     def __init__(self) -> None:
-        self._before = [(name, space, dict(vars(space))) for name, space in _namespaces()]
-        self._settings = [read() for _, read, _ in _SETTINGS]
-        self._numbers = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
+        self._namespaces_before = [(name, space, dict(vars(space))) for name, space in _namespaces()]
+        self._settings_before = [read() for _, read, _ in _SETTINGS]
+        self._rng_states = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
 
-    def put_back(self) -> list[str]:
-        """What was changed since, by name; nothing of it stays.
+    def restore(self) -> list[str]:
+        """Undoes all changes since the snapshot, and returns the names of what was changed.
 
-        Global random numbers that were drawn or seeded are put back without a word: some of the most used libraries draw
-        some while they are imported, and nothing is left of it.
+        The states of the global random generators are restored silently: some widely used libraries draw random numbers while
+        they are imported, and after the restoration this has no effect.
         """
         changed = []
-        for (name, read, write), before in zip(_SETTINGS, self._settings, strict=True):
+        for (name, read, write), before in zip(_SETTINGS, self._settings_before, strict=True):
             if read() != before:
                 write(before)
                 changed.append(name)
-        changed += sorted(name for before in self._before for name in _restored(*before))
-        torch.set_rng_state(self._numbers[0])
-        numpy.random.set_state(self._numbers[1])
-        random.setstate(self._numbers[2])
+        changed += sorted(name for before in self._namespaces_before for name in _restore_namespace(*before))
+        torch.set_rng_state(self._rng_states[0])
+        numpy.random.set_state(self._rng_states[1])
+        random.setstate(self._rng_states[2])
         return list(dict.fromkeys(changed))
 
 
-def _restored(name: str, space: Any, before: dict[str, Any]) -> Iterator[str]:
-    """The attributes that were there and are others now, or gone; names that were added lazily do not count."""
+def _restore_namespace(name: str, space: Any, before: dict[str, Any]) -> Iterator[str]:
+    """Restores attributes that were replaced or removed, and gives their names; added attributes are allowed.
+
+    torch adds some of its attributes lazily, so only an added method that hides an inherited one counts as a change.
+    """
     now = dict(vars(space))
     for key, value in before.items():
-        if now.get(key, before) is not value and not _is_torchs_own(now.get(key), value):
+        if now.get(key, before) is not value and not _is_torch_wrapper(now.get(key), value):
             setattr(space, key, value)
             yield f"{name}.{key}"
     if inspect.isclass(space):
         for key in now.keys() - before.keys():
             inherited = any(key in vars(base) for base in space.__mro__[1:-1])
-            if inherited and callable(now[key]) and not key.startswith("__annot"):  # it hides what was inherited
+            if inherited and callable(now[key]) and not key.startswith("__annot"):
                 delattr(space, key)
                 yield f"{name}.{key}"
 
 
-def _is_torchs_own(new: Any, old: Any) -> bool:
-    """Whether torch has wrapped a function of its own, as it does with `manual_seed` when its compiler is first imported."""
+def _is_torch_wrapper(new: Any, old: Any) -> bool:
+    """Whether torch has wrapped its own function, as it does with `manual_seed` when its compiler is first imported."""
     code = getattr(new, "__code__", None)
     return code is not None and getattr(new, "__wrapped__", None) is old and _TORCH in Path(code.co_filename).parents

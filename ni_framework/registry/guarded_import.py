@@ -1,4 +1,4 @@
-"""Imports what an entry names, without letting it print on stdout, end the process, or change what all share."""
+"""Imports plugins so that they cannot print on stdout, end the process, or change the global state."""
 
 from __future__ import annotations
 
@@ -10,83 +10,82 @@ from importlib import import_module
 from typing import Any
 
 from ni_framework.registry.discover import Entry
-from ni_framework.registry.global_state import Shared
+from ni_framework.registry.global_state import GlobalState
 
-_faults: dict[
-    str, str
-] = {}  # of modules that were imported and refused: a second import would run nothing, and find nothing
-
-
-class ImportFault(Exception):
-    """What is wrong with an entry's module, as a phrase that follows the entry's name."""
+# Modules that were imported and rejected, with the reason. A second import would not run their code and find no problem.
+_rejected_modules: dict[str, str] = {}
 
 
-def imported(entry: Entry) -> Any:
-    """What an entry names.
+class PluginImportError(Exception):
+    """A problem with the module of an entry, as a phrase that follows the entry's name."""
 
-    Raises `ImportFault` if it cannot be imported, or its import changes what is shared.
+
+def import_entry(entry: Entry) -> Any:
+    """The object that an entry names.
+
+    Raises `PluginImportError` if it cannot be imported, or if its import changes the global state.
     """
-    if entry.module in _faults:
-        raise ImportFault(_faults[entry.module])
+    if entry.module in _rejected_modules:
+        raise PluginImportError(_rejected_modules[entry.module])
     try:
-        return _named(entry) if entry.is_own else guarded(lambda: _named(entry))
-    except ImportFault as fault:
-        if fault.__cause__ is None:  # it was imported, and must not be used
-            _faults[entry.module] = str(fault)
+        return _import_attribute(entry) if entry.is_builtin else run_guarded(lambda: _import_attribute(entry))
+    except PluginImportError as fault:
+        if fault.__cause__ is None:  # It was imported and changed the global state.
+            _rejected_modules[entry.module] = str(fault)
         raise
 
 
-def guarded(load: Callable[[], Any]) -> Any:
-    """What a stranger's code returns that is run for the first time.
+def run_guarded(load: Callable[[], Any]) -> Any:
+    """Runs third-party code for the first time and returns its result.
 
-    Raises `ImportFault` if it fails, or changes what is shared.
+    Raises `PluginImportError` if the code fails or changes the global state.
     """
     try:
-        shared = Shared()
+        global_state = GlobalState()
         try:
-            with _quiet():
+            with _stdout_to_stderr():
                 loaded = load()
         finally:
-            changed = shared.put_back()
+            changed = global_state.restore()
     except KeyboardInterrupt:
         raise
-    except BaseException as fault:  # a plugin may even call sys.exit while it is imported
-        raise ImportFault(f"cannot be imported: {type(fault).__name__}: {fault}") from fault
+    except BaseException as error:  # A plugin may even call sys.exit while it is imported.
+        raise PluginImportError(f"cannot be imported: {type(error).__name__}: {error}") from error
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise ImportFault(f"changes what all share when it is imported: {', '.join(changed[:5])}{more} (put back)")
+        raise PluginImportError(f"changes global state when it is imported: {', '.join(changed[:5])}{more} (restored)")
     return loaded
 
 
-def forget_faults() -> None:
-    """Every module is judged anew."""
-    _faults.clear()
+def clear_import_faults() -> None:
+    """Forgets the rejected modules, so that every module is checked again."""
+    _rejected_modules.clear()
 
 
-def _named(entry: Entry) -> Any:
+def _import_attribute(entry: Entry) -> Any:
     if ":" not in entry.value:
         raise ValueError(f"the entry point is {entry.value!r}, and must be 'package.module:Class'")
     loaded: Any = import_module(entry.module)
-    for part in entry.value.partition(":")[2].split("."):
-        loaded = getattr(loaded, part)
+    for name in entry.value.partition(":")[2].split("."):
+        loaded = getattr(loaded, name)
     return loaded
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What is printed goes to stderr, by whatever way: stdout is for results."""
+def _stdout_to_stderr() -> Iterator[None]:
+    """Redirects everything that is printed to stderr, also by subprocesses: stdout is for results."""
     try:
         sys.stdout.flush()
-        kept = os.dup(1)
+        saved_fd = os.dup(1)
         os.dup2(2, 1)
-    except (OSError, ValueError, AttributeError):  # one of them is closed: then nothing can be printed there either
-        kept = None
+    except (OSError, ValueError, AttributeError):  # If stdout or stderr is closed, nothing can be printed there either.
+        saved_fd = None
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        if kept is not None:
+        if saved_fd is not None:
             if sys.__stdout__ is not None:
-                sys.__stdout__.flush()  # what it holds back would come out later
-            os.dup2(kept, 1)
-            os.close(kept)
+                sys.__stdout__.flush()  # Buffered output would otherwise be written to stdout later.
+            os.dup2(saved_fd, 1)
+            os.close(saved_fd)

@@ -1,4 +1,4 @@
-"""What a recipe requires to be installed. It can require, never enable: nothing is imported for it."""
+"""Checks what a recipe requires to be installed. A requirement enables nothing, and nothing is imported for it."""
 
 from __future__ import annotations
 
@@ -10,63 +10,73 @@ from packaging.requirements import InvalidRequirement, Requirement
 from ni_framework.errors import Problem, RecipeError
 
 
-def unmet(text: str) -> Problem | None:
-    """What keeps an entry of `requires` from being met, with the command that installs it; None where nothing does.
+def check_requirement(text: str) -> Problem | None:
+    """Why an entry of `requires` is not met, with the command that installs it; None if it is met.
 
-    It is read as pip reads it: one whose marker does not hold here asks for nothing, and extras ask for what the
-    distribution says they need. Raises `RecipeError` for what is no requirement.
+    It is read as pip reads it: a requirement whose marker does not apply here is met, and an extra requires the distributions
+    that the metadata list for it. Raises `RecipeError` for a text that is not a requirement.
     """
     try:
         requirement = Requirement(text)
     except InvalidRequirement:
         message = f"must be a requirement such as 'ni-swirl>=0.1', not '{text}'"
         raise RecipeError([Problem(message)]) from None
-    fault = _fault(requirement)
-    return Problem(fault, hint=install_line(requirement)) if fault else None
+    fault = _find_requirement_fault(requirement)
+    return Problem(fault, hint=install_command(requirement)) if fault else None
 
 
-def install_line(requirement: Requirement) -> str:
-    """The command that installs what is required."""
-    return f"pip install {shell_quoted(str(_unmarked(requirement)))}"
+def install_command(requirement: Requirement) -> str:
+    """The pip command that installs a requirement."""
+    return f"pip install {quote_for_shell(str(_without_marker(requirement)))}"
 
 
-def regained(distribution: str, version: str, again: bool = False) -> str:
-    """How to have what came from a distribution, or from a file, which has no version; `again` if it is there, and changed."""
+def reinstall_command(distribution: str, version: str, changed: bool = False) -> str:
+    """How to get the plugin that a checkpoint was saved with.
+
+    Args:
+        distribution: The name of the distribution, or the path of a single-file plugin.
+        version: Its version; "" for a file.
+        changed: Whether it is available, but has changed since then.
+    """
     if not version:
-        return f"--plugin {shlex.quote(distribution)}" + (", as it was then" if again else "")
-    return f"pip install {'--force-reinstall ' if again else ''}{shell_quoted(f'{distribution}=={version}')}"
+        return f"--plugin {shlex.quote(distribution)}" + (", as it was then" if changed else "")
+    return f"pip install {'--force-reinstall ' if changed else ''}{quote_for_shell(f'{distribution}=={version}')}"
 
 
-def shell_quoted(text: str) -> str:
-    """A requirement as a shell takes it, in quotes whether it needs them or not, so that all look alike."""
+def quote_for_shell(text: str) -> str:
+    """A requirement quoted for a shell; always with quotes, so that all of them look alike."""
     return shlex.quote(text) if "'" in text else f"'{text}'"
 
 
-def _fault(requirement: Requirement) -> str | None:
-    if not _applies(requirement):
+def _find_requirement_fault(requirement: Requirement) -> str | None:
+    if not _marker_applies(requirement):
         return None
     try:
         distribution = metadata.distribution(requirement.name)
     except metadata.PackageNotFoundError:
         return f"{requirement.name} is not installed"
     if not requirement.specifier.contains(distribution.version, prereleases=True):
-        asked = f"{requirement.name}{requirement.specifier}"
-        return f"{requirement.name} {distribution.version} does not meet {asked}"
+        required = f"{requirement.name}{requirement.specifier}"
+        return f"{requirement.name} {distribution.version} does not meet {required}"
     for extra in sorted(requirement.extras):
         if extra not in (distribution.metadata.get_all("Provides-Extra") or ()):
             return f"{requirement.name} {distribution.version} has no extra `{extra}`"
         for needed in map(Requirement, distribution.requires or ()):
-            if not _applies(needed) and _applies(needed, extra) and (fault := _fault(_unmarked(needed))):
-                return f"its extra `{extra}` is not there: {fault}"
+            if (
+                not _marker_applies(needed)
+                and _marker_applies(needed, extra)
+                and (fault := _find_requirement_fault(_without_marker(needed)))
+            ):
+                return f"its extra `{extra}` is not complete: {fault}"
     return None
 
 
-def _applies(requirement: Requirement, extra: str = "") -> bool:
+def _marker_applies(requirement: Requirement, extra: str = "") -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _unmarked(requirement: Requirement) -> Requirement:
-    """A requirement whose marker holds here, without it."""
+def _without_marker(requirement: Requirement) -> Requirement:
+    """A requirement without its marker."""
     bare = Requirement(str(requirement))
     bare.marker = None
     return bare

@@ -1,4 +1,4 @@
-"""Entries to classes: imports the one component that is asked for, and keeps its faults from spreading."""
+"""Loads the class of an entry: imports the requested component, and reports its problems as errors of the plugin."""
 
 from __future__ import annotations
 
@@ -7,58 +7,61 @@ from typing import Any
 
 import attrs
 
-from ni_framework.contracts import API, BASES
+from ni_framework.contracts import API_VERSION, COMPONENT_BASES
 from ni_framework.errors import PluginError, Problem
-from ni_framework.registry.catalog import installed
-from ni_framework.registry.discover import OWN, Entry
-from ni_framework.registry.guarded_import import ImportFault, forget_faults, imported
+from ni_framework.registry.catalog import installed_catalog
+from ni_framework.registry.discover import FRAMEWORK_DISTRIBUTION, Entry
+from ni_framework.registry.guarded_import import PluginImportError, clear_import_faults, import_entry
 
 
 @cache
-def component(kind: str, name: str) -> Any:
+def resolve_component(kind: str, name: str) -> Any:
     """The class of a component.
 
-    Raises `RecipeError` if nobody provides it, `PluginError` if it is doubled, cannot be imported, or is no component of
-    this kind and API.
+    Raises `RecipeError` if no distribution provides it, `PluginError` if several do, if it cannot be imported, or if it is not
+    a component of this kind and of this plugin API.
     """
-    return load(installed().find(kind, name))
+    return load_entry(installed_catalog().find(kind, name))
 
 
-def config_of(kind: str, name: str) -> type:
-    """The `Config` of a component: what the recipe loader needs to check its options."""
-    return component(kind, name).Config
+def resolve_config(kind: str, name: str) -> type:
+    """The `Config` of a component, with which the recipe loader checks its options."""
+    return resolve_component(kind, name).Config
 
 
-def load(entry: Entry) -> Any:
+def load_entry(entry: Entry) -> Any:
     """Imports what an entry names and checks it against the contract; raises `PluginError`."""
-    if refusal := installed().refusal(entry):
-        raise refusal.error(entry)
+    if rejection := installed_catalog().find_rejection(entry):
+        raise rejection.to_error(entry)
     try:
-        loaded = imported(entry)
-    except ImportFault as fault:
-        raise broken(entry, str(fault)) from fault.__cause__
-    if fault := contract_fault(entry.kind, loaded):
+        loaded = import_entry(entry)
+    except PluginImportError as fault:
+        raise broken_entry_error(entry, str(fault)) from fault.__cause__
+    if violation := find_contract_violation(entry.kind, loaded):
         api = getattr(loaded, "api", None)
-        newer = isinstance(api, int) and api > API
-        raise broken(entry, fault, f"upgrade ni_framework: pip install --upgrade {OWN}" if newer else None)
+        needs_newer_framework = isinstance(api, int) and api > API_VERSION
+        upgrade = f"upgrade ni_framework: pip install --upgrade {FRAMEWORK_DISTRIBUTION}"
+        raise broken_entry_error(entry, violation, upgrade if needs_newer_framework else None)
     return loaded
 
 
-def forget() -> None:
-    """The environment is read again, and every plugin judged anew; for what changes the environment within a process."""
-    installed.cache_clear()
-    component.cache_clear()
-    forget_faults()
+def reset_registry() -> None:
+    """Forgets everything that was read, so that the environment and all plugins are read again in this process."""
+    installed_catalog.cache_clear()
+    resolve_component.cache_clear()
+    clear_import_faults()
 
 
-def contract_fault(kind: str, loaded: object) -> str | None:
-    """What keeps an object from being a component of this kind, or None."""
-    base = BASES[kind]
+def find_contract_violation(kind: str, loaded: object) -> str | None:
+    """Why an object is not a component of this kind; None if it is one."""
+    base = COMPONENT_BASES[kind]
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
-        return f"is no subclass of contracts.{base.__name__}"
+        return f"is not a subclass of contracts.{base.__name__}"
     api = getattr(loaded, "api", None)
-    if api != API:
-        return f"is written for plugin API {api}, this ni_framework offers {API}"
+    if api != API_VERSION:
+        changes = f'; the changes are listed in CHANGELOG.md, section "Plugin API {API_VERSION}"'
+        is_older = isinstance(api, int) and api < API_VERSION
+        return f"is written for plugin API {api}, this ni_framework has {API_VERSION}{changes if is_older else ''}"
     config: Any = getattr(loaded, "Config", None)
     if not (isinstance(config, type) and attrs.has(config) and config.__setattr__ is not object.__setattr__):
         return "has no frozen Config; decorate it with options.config"
@@ -67,10 +70,15 @@ def contract_fault(kind: str, loaded: object) -> str | None:
     return None
 
 
-def broken(entry: Entry, fault: str, hint: str | None = None) -> PluginError:
-    """The error for an entry with a fault, which is a phrase that follows its name."""
-    upgrade = (
-        "mend the file" if entry.is_one_file else f"upgrade or repair it: pip install --upgrade {entry.distribution}"
-    )
-    hint = hint or upgrade
+def broken_entry_error(entry: Entry, fault: str, hint: str | None = None) -> PluginError:
+    """The error for a broken entry.
+
+    Args:
+        entry: The entry.
+        fault: What is wrong, as a phrase that follows the entry's name.
+        hint: What to do; by default to fix the file or to upgrade the distribution.
+    """
+    if hint is None:
+        upgrade = f"upgrade or repair it: pip install --upgrade {entry.distribution}"
+        hint = "fix the file" if entry.is_file_plugin else upgrade
     return PluginError([Problem(f"{entry.label} ({entry.value}) {fault}", hint=hint)])

@@ -1,1 +1,1 @@
-"""What `ni plugin new` writes: `components` are real components, one of each kind, `files` what stands around one."""
+"""The templates of `ni plugin new`: `components` has one component of each kind, `files` the other files of a distribution."""

@@ -1,18 +1,14 @@
-"""What a conformance check raises."""
+"""The exceptions that conformance checks raise."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 class Failure(AssertionError):
-    """A component that has not the property that a check looks for; its text is meant to be read as it stands."""
+    """A component lacks the property that a check tests. The message is shown to the author of the component."""
 
-    is_conformance_failure = True  # by which `pytest_plugin` knows it without importing this
+    # `pytest_plugin` recognizes failures by this attribute, because it must not import this module.
+    is_conformance_failure = True
 
 
-class Excused(Exception):
-    """A check that says nothing about this component, and why."""
+class NotApplicable(Exception):
+    """A check does not apply to a component; the message is the reason."""

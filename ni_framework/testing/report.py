@@ -1,4 +1,4 @@
-"""Conformance of installed components, for people and for programs."""
+"""Reports on the conformance of installed components, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from attrs import frozen
 from ni_framework.errors import PluginError
 from ni_framework.registry import Entry
 from ni_framework.testing.checks.check import Outcome
-from ni_framework.testing.conform import outcomes
+from ni_framework.testing.conform import run_checks
 from ni_framework.testing.failures import Failure
-from ni_framework.testing.sandbox.imports import watch_imports
-from ni_framework.testing.selection import case_of
+from ni_framework.testing.sandbox.imports import check_imports
+from ni_framework.testing.selection import load_case
 
 
 @frozen
-class Report:
-    """What the checks found of one component; `fault` where it could not be tried at all."""
+class ConformanceReport:
+    """The outcomes of the checks of one component, or a `fault` if it could not be checked at all."""
 
     entry: Entry
     outcomes: tuple[Outcome, ...]
@@ -26,21 +26,21 @@ class Report:
 
     @property
     def label(self) -> str:
-        """The component by kind and name."""
+        """The kind and the name of the component, such as "body/swirl"."""
         return f"{self.entry.kind}/{self.entry.name}"
 
     @property
-    def failed(self) -> bool:
-        """Whether it does not conform."""
-        return self.fault is not None or any(of.verdict == "failed" for of in self.outcomes)
+    def has_failed(self) -> bool:
+        """Whether the component does not conform."""
+        return self.fault is not None or any(outcome.verdict == "failed" for outcome in self.outcomes)
 
     @property
     def summary(self) -> str:
-        """In a few words, as a listing shows it."""
+        """The numbers of checks by verdict, as a listing shows them."""
         if self.fault is not None:
-            return "not tried"
+            return "not checked"
         passed, failed, excused = (
-            sum(of.verdict == verdict for of in self.outcomes) for verdict in ("passed", "failed", "excused")
+            sum(outcome.verdict == verdict for outcome in self.outcomes) for verdict in ("passed", "failed", "excused")
         )
         return ", ".join(
             f"{count} {verdict}"
@@ -50,20 +50,24 @@ class Report:
 
     @property
     def lines(self) -> list[str]:
-        """The summary, and below it whatever did not pass."""
+        """The summary, followed by all checks that did not pass."""
         head = f"{self.label} of {self.entry.source}: {self.summary}"
-        excused = [f"{of.check.name}: excused, {of.message}" for of in self.outcomes if of.verdict == "excused"]
-        return [head, *(f"  {line}" for line in [*self.failures, *excused])]
+        excused = [
+            f"{outcome.check.name}: excused, {outcome.message}"
+            for outcome in self.outcomes
+            if outcome.verdict == "excused"
+        ]
+        return [head, *(f"  {line}" for line in [*self.failure_lines, *excused])]
 
     @property
-    def failures(self) -> list[str]:
-        """What did not pass, with why and fix, in lines."""
-        told = [of.text for of in self.outcomes if of.verdict == "failed"]
-        return [line for text in [*([self.fault] if self.fault else []), *told] for line in text.splitlines()]
+    def failure_lines(self) -> list[str]:
+        """The failures, each with why and fix, as lines."""
+        texts = [outcome.text for outcome in self.outcomes if outcome.verdict == "failed"]
+        return [line for text in [*([self.fault] if self.fault else []), *texts] for line in text.splitlines()]
 
     @property
     def document(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """The report as a JSON document."""
         return {
             "kind": self.entry.kind,
             "name": self.entry.name,
@@ -71,29 +75,31 @@ class Report:
             "version": self.entry.version,
             "fault": self.fault,
             "checks": [
-                {"name": of.check.name, "verdict": of.verdict, "message": of.message}
-                | ({"why": of.check.why, "fix": of.check.fix} if of.verdict == "failed" else {})
-                for of in self.outcomes
+                {"name": outcome.check.name, "verdict": outcome.verdict, "message": outcome.message}
+                | ({"why": outcome.check.why, "fix": outcome.check.fix} if outcome.verdict == "failed" else {})
+                for outcome in self.outcomes
             ],
         }
 
 
-def reports(entries: Sequence[Entry], tell: Callable[[str], None] = lambda _: None) -> list[Report]:
-    """Tries installed components; `tell` hears of each before it is tried."""
-    watch_imports(sorted({entry.module for entry in entries if not entry.is_one_file}))
-    found = []
+def check_components(
+    entries: Sequence[Entry], on_progress: Callable[[str], None] = lambda _: None
+) -> list[ConformanceReport]:
+    """Checks installed components; `on_progress` is called with the label of each one before it is checked."""
+    check_imports(sorted({entry.module for entry in entries if not entry.is_file_plugin}))
+    results = []
     for entry in entries:
-        tell(f"{entry.kind}/{entry.name}")
-        found.append(report_on(entry))
-    return found
+        on_progress(f"{entry.kind}/{entry.name}")
+        results.append(check_component(entry))
+    return results
 
 
-def report_on(entry: Entry) -> Report:
-    """Tries one component."""
+def check_component(entry: Entry) -> ConformanceReport:
+    """Checks one installed component."""
     try:
-        case = case_of(entry)
-        return Report(entry, tuple(outcomes(case)))
+        case = load_case(entry)
+        return ConformanceReport(entry, tuple(run_checks(case)))
     except PluginError as error:
-        return Report(entry, (), "; ".join(problem.message for problem in error.problems))
+        return ConformanceReport(entry, (), "; ".join(problem.message for problem in error.problems))
     except Failure as failure:
-        return Report(entry, (), str(failure))
+        return ConformanceReport(entry, (), str(failure))

@@ -1,4 +1,4 @@
-"""What is measured while training: one JSON document a line, and means between two lines."""
+"""The metrics of a training: `metrics.jsonl`, one JSON document a line, and means over the steps between two lines."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import hookimpl
-from ni_framework.utils.atomic_files import replace_file
-from ni_framework.utils.nonfinite_json import finite
+from ni_framework.utils.atomic_files import atomic_write
+from ni_framework.utils.nonfinite_json import nonfinite_to_null
+from ni_framework.utils.prefixes import strip_prefix
 
 
 class MetricsFile:
-    """Writes each line of metrics to `metrics.jsonl`: step, seconds of training so far, and the numbers by name.
+    """A listener that appends to `metrics.jsonl`: a line has the step, the seconds of training so far, and metrics by name.
 
-    A number that is not finite is null, since JSON knows none; warnings have lines of their own.
+    A number that is not finite is written as null, since JSON has none. A warning has a line of its own.
     """
 
     def __init__(self, path: Path) -> None:
-        self.seconds = 0.0  # that the run had taken when it was interrupted
+        # The seconds that the run had taken when it was interrupted.
+        self.seconds_before = 0.0
         self._path, self._start = path, time.monotonic()
 
     @hookimpl
@@ -38,30 +40,37 @@ class MetricsFile:
         self._write(step, {"warning": message})
 
     def _write(self, step: int, metrics: Mapping[str, float | str]) -> None:
-        seconds = self.seconds + time.monotonic() - self._start
-        line = {"step": step, "seconds": round(seconds, 3)} | finite(metrics)
+        seconds = self.seconds_before + time.monotonic() - self._start
+        line = {"step": step, "seconds": round(seconds, 3)} | nonfinite_to_null(metrics)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def keep_lines(source: Path, step: int, target: Path, evaluated: bool) -> float:
-    """Copies the lines of a metrics file up to a step, onto itself too, and returns the seconds of the last one.
+def truncate_metrics(source: Path, step: int, target: Path, evaluated: bool) -> float:
+    """Copies the lines of a metrics file up to a step. Later or incomplete lines belong to steps that are done again.
 
-    What follows, or was cut off, belongs to steps that are done again; the evaluation of that step is kept if `evaluated`.
+    Args:
+        source: The metrics file to read; if it does not exist, the copy is empty.
+        step: The last step whose lines are copied.
+        target: The file to write; it may be `source` itself.
+        evaluated: Whether the evaluation of `step` itself is copied; it is False if that evaluation is done again.
+
+    Returns:
+        The seconds of training up to the last line that was copied.
     """
-    kept, seconds = [], 0.0
+    lines, seconds = [], 0.0
     for text in source.read_text(encoding="utf-8", errors="replace").splitlines() if source.exists() else ():
         try:
             line = json.loads(text)
-            seconds_here = float(line["seconds"])
-            again = line["step"] > step or (line["step"] == step and not evaluated and _is_evaluation(line))
+            line_seconds = float(line["seconds"])
+            is_repeated = line["step"] > step or (line["step"] == step and not evaluated and _is_evaluation(line))
         except (ValueError, KeyError, TypeError):
             break
-        if again:
+        if is_repeated:
             break
-        kept.append(f"{text}\n")
-        seconds = seconds_here
-    replace_file(target, "".join(kept).encode())
+        lines.append(f"{text}\n")
+        seconds = line_seconds
+    atomic_write(target, "".join(lines).encode())
     return seconds
 
 
@@ -69,32 +78,30 @@ def _is_evaluation(line: Mapping[str, object]) -> bool:
     return any(name.startswith("test/") for name in line)
 
 
-class Means:
-    """Means of what every step adds, kept on the device until they are asked for."""
+class MeanAccumulator:
+    """Computes means over steps; the sums stay on the device until the means are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Adds one step's scalars."""
+        """Adds the scalars of one step."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value
         self._count += 1
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call; empty if nothing was added."""
+    def pop(self) -> dict[str, float]:
+        """Returns the means since the last call, and starts again; empty if nothing was added."""
         means = {name: total.item() / self._count for name, total in self._sums.items()}
         self.__init__()
         return means
 
     def state(self) -> dict[str, Tensor]:
-        """What was added since the last call of `take`."""
+        """Returns the sums since the last call of `pop`."""
         return {"count": torch.tensor(self._count)} | {f"sum/{name}": total for name, total in self._sums.items()}
 
     def load_state(self, stored: Mapping[str, Tensor], device: torch.device) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
         self._count = int(stored["count"])
-        self._sums = {
-            name.removeprefix("sum/"): total.to(device) for name, total in stored.items() if name.startswith("sum/")
-        }
+        self._sums = {name: total.to(device) for name, total in strip_prefix("sum/", stored).items()}

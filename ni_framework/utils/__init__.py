@@ -1,1 +1,1 @@
-"""Files, JSON and memory: what no other package owns."""
+"""Files, JSON and memory: helpers that belong to no other package."""

@@ -1,4 +1,4 @@
-"""Numbers that JSON does not know."""
+"""Numbers that JSON cannot represent."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def finite(value: Any) -> Any:
-    """A document in which each number that is not finite is null."""
+def nonfinite_to_null(value: Any) -> Any:
+    """Returns a document in which each number that is not finite is replaced by None."""
     if isinstance(value, Mapping):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: nonfinite_to_null(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [nonfinite_to_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,11 +1,16 @@
-"""Whether an error means that memory is exhausted."""
+"""Recognizes errors that mean that memory is exhausted."""
 
 from __future__ import annotations
 
+import torch
 
-def too_large(error: BaseException) -> bool:
-    """Whether torch or the machine has refused a tensor for its size; torch says so only in words."""
-    words = ("allocate", "Storage size calculation overflowed", "out of memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether torch or the machine could not allocate a tensor.
+
+    `torch.OutOfMemoryError` is raised on GPUs; on the CPU torch raises a `RuntimeError` that only its message identifies.
+    """
+    phrases = ("allocate", "Storage size calculation overflowed", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
     )

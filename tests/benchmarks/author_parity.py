@@ -1,4 +1,4 @@
-"""How far `load_author_model` is from the author's own numbers, in float64: `python tests/benchmarks/author_parity.py`."""
+"""The errors of `load_author_model` against the author's own numbers, in float64: `python tests/benchmarks/author_parity.py`."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ def main() -> None:
     """Prints the largest error of each kind for each file."""
     for path in sorted(FOLDER.glob("*.npz")):
         stored = numpy.load(path)
-        part = {
+        vectors = {
             prefix: {name.removeprefix(prefix): stored[name] for name in stored.files if name.startswith(prefix)}
             for prefix in ("state/", "prediction/", "compatibility/", "output/", "grad/")
         }
-        model = load_author_model(json.loads(str(stored["config"])), part["state/"])
+        model = load_author_model(json.loads(str(stored["config"])), vectors["state/"])
         images = torch.from_numpy(stored["input"])
         logits = model(images)
-        seen = trace(model, images)
+        model_trace = trace(model, images)
         torch.stack(
             [(x * torch.linspace(-1, 1, x.shape[1], dtype=x.dtype)).sum() for x in logits.values()]
         ).sum().backward()
         squares = [parameter.grad.square().sum() for parameter in model.parameters() if parameter.grad is not None]
         norm = float(torch.stack(squares).sum().sqrt())
-        wanted = numpy.sqrt(sum(numpy.square(gradient).sum() for gradient in part["grad/"].values()))
+        expected_norm = numpy.sqrt(sum(numpy.square(gradient).sum() for gradient in vectors["grad/"].values()))
         errors = {
-            "logits": max(_error(logits[task], value) for task, value in part["prediction/"].items()),
+            "logits": max(_error(logits[task], value) for task, value in vectors["prediction/"].items()),
             "compatibilities": max(
-                _error(compatibility, part["compatibility/"][f"script{script}/iteration{iteration}"])
-                for script, of_script in enumerate(seen.compatibility)
-                for iteration, compatibility in enumerate(of_script)
+                _error(compatibility, vectors["compatibility/"][f"script{script}/iteration{iteration}"])
+                for script, compatibilities in enumerate(model_trace.compatibility)
+                for iteration, compatibility in enumerate(compatibilities)
             ),
             "outputs": max(
-                _error(output, part["output/"][f"script{script}"]) for script, output in enumerate(seen.outputs)
+                _error(output, vectors["output/"][f"script{script}"])
+                for script, output in enumerate(model_trace.outputs)
             ),
-            "norm of the gradient, relative": abs(norm / wanted - 1),
+            "norm of the gradient, relative": abs(norm / expected_norm - 1),
         }
         print(path.stem, *(f"  {name}: {error:.1e}" for name, error in errors.items()), sep="\n")
 

@@ -1,17 +1,17 @@
-"""Formulas of fuzzy logic: what a trained interpreter learns of new ones from few samples, by which of its parts.
+"""Formulas of fuzzy logic: how well a trained interpreter learns new ones from few samples, by the parts that are trained.
 
-    python tests/benchmarks/formulas.py --output runs/formulas                  # the figures in `recipes/README.md`
-    python tests/benchmarks/formulas.py --output runs/harder --operations 6     # of longer formulas
+    python tests/benchmarks/formulas.py --output runs/formulas                  # the table in `recipes/README.md`
+    python tests/benchmarks/formulas.py --output runs/harder --operations 6     # longer formulas
 
-Trains five seeds of `recipes/growth/formulas.yaml` on formulas 0 to 19, then adapts each to formulas 20 to 29, of which there
-are few samples, other ones for each seed, by training some of its parts. Beside it stand the same adaptation of an interpreter
-that has never been trained, and a linear answer by least squares. CLS elements and heads of the new formulas are trained
-everywhere. Progress goes to stderr; what is found is kept in the output folder, so that a stopped measurement goes on. On
-stdout, at the end, stands a table of R^2 held out: the mean over formulas, of which the mean and the standard deviation over
-seeds.
+Trains five seeds of `recipes/growth/formulas.yaml` on formulas 0 to 19. Then it adapts each to formulas 20 to 29, with few
+samples, which differ between seeds, by training some of its parts. For comparison, it adapts an interpreter that has never been
+trained in the same way, and fits a linear model by least squares. CLS elements and heads of the new formulas are always
+trained. Progress goes to stderr. Results are stored in the output folder, so that an interrupted benchmark can be continued.
+At the end it prints a table of held-out R^2 on stdout: for each seed the mean over formulas, of which the table shows the mean
+and the standard deviation over seeds.
 
 The paper describes an experiment on fuzzy Boolean formulas. Neither its protocol nor its numbers were available when this was
-written: formulas, sizes, samples and settings are this script's own, and no figure here can be compared with the paper's.
+written: formulas, sizes, samples and settings are this script's own, and no number here can be compared with the paper's.
 """
 
 from __future__ import annotations
@@ -29,104 +29,117 @@ from attrs import evolve
 from torch import Tensor
 
 from ni_framework import load_recipe
-from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good
+from ni_framework.checkpoint.run_dir import find_latest_valid, list_checkpoints
 from ni_framework.contracts import Split
-from ni_framework.growth.grow import Asked, grow
+from ni_framework.growth.grow import GrowOptions, grow_checkpoint
 from ni_framework.model.compose import build_data
 from ni_framework.training.train import resume, train
-from ni_framework.utils.atomic_files import replace_file
+from ni_framework.utils.atomic_files import atomic_write
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "growth" / "formulas.yaml"
+FORMULAS_RECIPE = Path(__file__).parents[2] / "recipes" / "growth" / "formulas.yaml"
 SEEDS = (0, 1, 2, 3, 4)
 SAMPLES = (200,)
-KNOWN, NEW = 20, 10  # formulas
+KNOWN_FORMULAS, NEW_FORMULAS = 20, 10
 STEPS, NEW_STEPS, BATCH = 300, 300, 50
 
 
-# New functions have a body with weights of their own, which begin as those of the function that they begin near.
-OWN = "{use: lines_of_code, lines: 1, heads: 4, key: 12, linear: {use: modlin}}"
-RATE = 1e-2
+# A body with weights of its own, whose initial values are those of the function that the new function is initialised near.
+OWN_BODY = "{use: lines_of_code, lines: 1, heads: 4, key: 12, linear: {use: modlin}}"
+LEARNING_RATE = 1e-2
 VARIANTS = {
-    "nothing else": Asked(freeze="old"),
-    "routing": Asked(freeze="all-but-routing"),
-    "codes": Asked(overrides=("train.learn=[grown, codes]",)),
-    "routing, two new functions": Asked(freeze="all-but-routing", add=2, init="near=f0"),
-    "routing, two new functions with their own body": Asked(freeze="all-but-routing", add=2, init="near=f0", body=OWN),
-    "all weights": Asked(),
+    "nothing else": GrowOptions(freeze="old"),
+    "routing": GrowOptions(freeze="all-but-routing"),
+    "codes": GrowOptions(overrides=("train.trainable=[grown, codes]",)),
+    "routing, two new functions": GrowOptions(freeze="all-but-routing", add=2, init="near=f0"),
+    "routing, two new functions with their own body": GrowOptions(
+        freeze="all-but-routing", add=2, init="near=f0", body=OWN_BODY
+    ),
+    "all weights": GrowOptions(),
 }
 
 
-def begun(folder: Path, seed: int, operations: int, known: bool) -> tuple[Path, float]:
-    """The run folder of an interpreter that has learned the first formulas, or none; and its R^2 held out."""
+def train_first_formulas(folder: Path, seed: int, operations: int, known: bool) -> tuple[Path, float]:
+    """Trains an interpreter on the first formulas, or not at all; returns its run folder and its held-out R^2."""
     run = folder / f"{'trained' if known else 'untrained'}-{operations}-{seed}"
-    # Of the untrained one, a single step, at a rate with which no weight moves.
-    own = [f"train.steps={STEPS}"] if known else ["train.steps=1", "train.optimizer.lr=1e-30"]
-    recipe = load_recipe(RECIPE, [f"seed={seed}", f"data.count={KNOWN}", f"data.operations={operations}", *own])
-    if not checkpoints_of(run):
+    # The untrained one takes a single step, at a learning rate that changes no weight.
+    overrides = [f"train.steps={STEPS}"] if known else ["train.steps=1", "train.optimizer.lr=1e-30"]
+    recipe = load_recipe(
+        FORMULAS_RECIPE, [f"seed={seed}", f"data.count={KNOWN_FORMULAS}", f"data.operations={operations}", *overrides]
+    )
+    if not list_checkpoints(run):
         train(recipe, run)
-    elif newest_good(run)[1].step < recipe.train.steps:
+    elif find_latest_valid(run)[1].step < recipe.train.steps:
         resume(run)
-    return run, newest_good(run)[1].metrics["test/r2"] or 0.0
+    return run, find_latest_valid(run)[1].metrics["test/one_minus_mse"] or 0.0
 
 
-def adapted(run: Path, variant: Asked, seed: int, operations: int, samples: int) -> float:
-    """R^2 held out of the new formulas, mean over them, once a grown copy of a run has been trained on them."""
-    steps = newest_good(run)[1].step + NEW_STEPS
-    data = {"first": KNOWN, "count": NEW, "operations": operations, "samples": samples, "draw": seed}
-    own = [f"data.{name}={value}" for name, value in data.items()]
-    own += [f"train.steps={steps}", f"train.batch={BATCH}", f"train.optimizer.lr={RATE}"]
-    tasks = ",".join(f"formula_{number}:1" for number in range(KNOWN, KNOWN + NEW))
+def train_grown_copy(run: Path, variant: GrowOptions, seed: int, operations: int, samples: int) -> float:
+    """Trains a grown copy of a run on the new formulas, and returns the mean of their held-out R^2."""
+    steps = find_latest_valid(run)[1].step + NEW_STEPS
+    data = {"first": KNOWN_FORMULAS, "count": NEW_FORMULAS, "operations": operations, "samples": samples, "draw": seed}
+    overrides = [f"data.{name}={value}" for name, value in data.items()]
+    overrides += [f"train.steps={steps}", f"train.batch={BATCH}", f"train.optimizer.lr={LEARNING_RATE}"]
+    tasks = ",".join(f"formula_{number}:1" for number in range(KNOWN_FORMULAS, KNOWN_FORMULAS + NEW_FORMULAS))
     with tempfile.TemporaryDirectory() as folder:
         grown = Path(folder) / "grown"
-        grow(run, grown, evolve(variant, tasks=tasks, overrides=(*own, *variant.overrides)))
-        return resume(grown)["metrics"]["test/r2"]
+        grow_checkpoint(run, grown, evolve(variant, tasks=tasks, overrides=(*overrides, *variant.overrides)))
+        return resume(grown)["metrics"]["test/one_minus_mse"]
 
 
-def measured(folder: Path, seed: int, operations: int) -> dict[str, float]:
-    """All of one seed's R^2, by variant, beginning and number of samples; what the folder has is not measured again."""
-    place = folder / f"found-{operations}-{seed}.json"
-    found: dict[str, float] = json.loads(place.read_text()) if place.exists() else {}
+def measure_seed(folder: Path, seed: int, operations: int) -> dict[str, float]:
+    """Returns the R^2 of one seed by variant, initial weights and number of samples; stored results are not measured again."""
+    path = folder / f"found-{operations}-{seed}.json"
+    results: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     runs = {}
     for known in (True, False):
-        runs[known], r2 = begun(folder, seed, operations, known)
+        runs[known], r2 = train_first_formulas(folder, seed, operations, known)
         print(f"seed {seed}, {runs[known].name}: {r2:.3f} of the first formulas", file=sys.stderr, flush=True)
-        found[f"first, {known}"] = r2
+        results[f"first, {known}"] = r2
     for samples in SAMPLES:
-        found[f"least squares, {samples}"] = linear(seed, operations, samples)
+        results[f"least squares, {samples}"] = least_squares_r2(seed, operations, samples)
         for name, variant in VARIANTS.items():
             for known in (True, False):
                 key = f"{name}, {known}, {samples}"
-                if key not in found:
-                    found[key] = adapted(runs[known], variant, seed, operations, samples)
-                    replace_file(place, json.dumps(found, indent=2).encode())
+                if key not in results:
+                    results[key] = train_grown_copy(runs[known], variant, seed, operations, samples)
+                    atomic_write(path, json.dumps(results, indent=2).encode())
                 print(
-                    f"seed {seed}, {samples} samples, {name}, {runs[known].name}: {found[key]:.3f}",
+                    f"seed {seed}, {samples} samples, {name}, {runs[known].name}: {results[key]:.3f}",
                     file=sys.stderr,
                     flush=True,
                 )
-    return found
+    return results
 
 
-def linear(seed: int, operations: int, samples: int) -> float:
-    """R^2 held out of least squares on the same samples, mean over the new formulas."""
-    options = [f"data.first={KNOWN}", f"data.count={NEW}", f"data.operations={operations}", f"data.samples={samples}"]
-    splits = build_data(load_recipe(RECIPE, [*options, f"data.draw={seed}"])).open()
-    (train_NX, known), (test_NX, asked) = (_whole(splits[name]) for name in ("train", "test"))
-    answers = {task: test_NX @ torch.linalg.lstsq(train_NX, value).solution for task, value in known.items()}
-    return mean(1 - (answers[task] - value).square().mean().item() for task, value in asked.items())
+def least_squares_r2(seed: int, operations: int, samples: int) -> float:
+    """Returns the held-out R^2 of least squares on the same samples, mean over the new formulas."""
+    options = [
+        f"data.first={KNOWN_FORMULAS}",
+        f"data.count={NEW_FORMULAS}",
+        f"data.operations={operations}",
+        f"data.samples={samples}",
+    ]
+    splits = build_data(load_recipe(FORMULAS_RECIPE, [*options, f"data.draw={seed}"])).open()
+    (train_NX, train_targets), (test_NX, test_targets) = (
+        _design_and_values(splits[name]) for name in ("train", "test")
+    )
+    predictions = {
+        task: test_NX @ torch.linalg.lstsq(train_NX, value).solution for task, value in train_targets.items()
+    }
+    return mean(1 - (predictions[task] - value).square().mean().item() for task, value in test_targets.items())
 
 
-def _whole(split: Split) -> tuple[Tensor, dict[str, Tensor]]:
-    """All variables of a split with a one beside them, [n, 6], and the value of each formula, [n, 1]."""
+def _design_and_values(split: Split) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns all variables of a split with a column of ones, [n, 6], and the value of each formula, [n, 1]."""
     batch = split.batch(torch.arange(len(split)), None)
     x_NX = batch.inputs.squeeze(-1)
     return torch.cat([x_NX, torch.ones(len(x_NX), 1)], dim=1), {k: v.unsqueeze(1) for k, v in batch.targets.items()}
 
 
-def lines(found: list[dict[str, float]]) -> Iterator[str]:
-    """The table, as Markdown."""
-    first = [of["first, True"] for of in found]
-    yield f"R^2 of the {KNOWN} first formulas: {_spread(first)}, of {len(found)} seeds"
+def markdown_table(results: list[dict[str, float]]) -> Iterator[str]:
+    """Yields the lines of the table, as Markdown."""
+    first = [seed_results["first, True"] for seed_results in results]
+    yield f"R^2 of the {KNOWN_FORMULAS} first formulas: {_format_mean_and_spread(first)}, of {len(results)} seeds"
     yield ""
     columns = [(samples, known) for samples in SAMPLES for known in (True, False)]
     yield (
@@ -136,28 +149,39 @@ def lines(found: list[dict[str, float]]) -> Iterator[str]:
     )
     yield "| --- |" + " --- |" * len(columns)
     for name in VARIANTS:
-        cells = [_spread([of[f"{name}, {known}, {samples}"] for of in found]) for samples, known in columns]
+        cells = [
+            _format_mean_and_spread([seed_results[f"{name}, {known}, {samples}"] for seed_results in results])
+            for samples, known in columns
+        ]
         yield f"| {name} | " + " | ".join(cells) + " |"
-    cells = [_spread([of[f"least squares, {samples}"] for of in found]) if known else "" for samples, known in columns]
-    yield "| a linear answer, by least squares | " + " | ".join(cells) + " |"
+    cells = [
+        _format_mean_and_spread([seed_results[f"least squares, {samples}"] for seed_results in results])
+        if known
+        else ""
+        for samples, known in columns
+    ]
+    yield "| a linear model, by least squares | " + " | ".join(cells) + " |"
 
 
-def _spread(values: list[float]) -> str:
+def _format_mean_and_spread(values: list[float]) -> str:
     return f"{mean(values):.3f} +- {stdev(values) if len(values) > 1 else 0:.3f}"
 
 
 def main() -> None:
     """Measures what is not yet in the output folder, and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder of what was trained and found")
-    parser.add_argument("--operations", type=int, default=4, help="how often a formula says `and`")
+    parser.add_argument("--output", type=Path, required=True, help="folder of trained models and results")
+    parser.add_argument("--operations", type=int, default=4, help="number of operations `and` in a formula")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=SEEDS, help="so that several processes may share the work"
+        "--seeds", type=int, nargs="+", default=SEEDS, help="seeds to measure; several processes can share the work"
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    asked.output.mkdir(parents=True, exist_ok=True)
-    print(*lines([measured(asked.output, seed, asked.operations) for seed in asked.seeds]), sep="\n")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    print(
+        *markdown_table([measure_seed(arguments.output, seed, arguments.operations) for seed in arguments.seeds]),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `transfer.py` measures, piece by piece; each is kept in a folder, so that an interrupted measurement goes on."""
+"""The measurements of `transfer.py`. Each result is stored in a folder, so that an interrupted benchmark can be continued."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from attrs import frozen
 from ni_framework import load_model, load_recipe
 from ni_framework.checkpoint.manifest import read_manifest
 from ni_framework.contracts import Split
-from ni_framework.evaluation.evaluate import evaluate
-from ni_framework.growth.grow import Asked, grow
+from ni_framework.evaluation.evaluate import evaluate_model
+from ni_framework.growth.grow import GrowOptions, grow_checkpoint
 from ni_framework.model.compose import build_data
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.training.train import resume, train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-MODELS = {  # recipe and overrides of what is trained on digits first
+# Models that are first trained on digits: recipe and overrides.
+PRETRAINED_MODELS = {
     "interpreter": ("growth/digits.yaml", []),
     "random": ("growth/digits.yaml", ["train.random_iterations=true"]),
     "vit": ("vit_digits.yaml", []),
@@ -34,89 +35,107 @@ MODELS = {  # recipe and overrides of what is trained on digits first
 
 @frozen
 class Method:
-    """A way to learn a new task from few samples."""
+    """A way to learn a new task from few samples.
+
+    `start` is a key of `PRETRAINED_MODELS`, or the recipe of a model that starts from random weights. `grow_options` are the
+    options of `GrowOptions` with which the pretrained model grows; empty if it starts from random weights.
+    """
 
     label: str
-    start: str  # a model that knows digits, or the recipe that begins with nothing
+    start: str
     steps: int
     overrides: tuple[str, ...] = ()
-    asked: tuple[tuple[str, Any], ...] = ()  # how the model grows, as `Asked` has it; none: it begins with nothing
+    grow_options: tuple[tuple[str, Any], ...] = ()
 
 
-class Kept:
-    """Results in a folder, each a file of JSON that appears once it is complete, and models that know digits."""
+class ResultCache:
+    """Stores results in a folder, each in a JSON file that exists once it is complete, and models trained on digits."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def result(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What was measured under this name, or is measured now."""
+        """Returns the result that is stored under a name, or measures and stores it."""
         path = self.folder / f"{name}.json"
         if not path.exists():
-            begun = time.perf_counter()
-            found = measure()
-            beside = path.with_suffix(".part")
-            beside.write_text(json.dumps(found))
-            beside.rename(path)
-            print(f"{name}: {found}, {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+            begin = time.perf_counter()
+            result = measure()
+            unfinished = path.with_suffix(".part")
+            unfinished.write_text(json.dumps(result))
+            unfinished.rename(path)
+            print(f"{name}: {result}, {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
         return json.loads(path.read_text())
 
     def model(self, kind: str, seed: int) -> Path:
-        """The run folder of a model that knows digits, trained now if it is not there."""
-        place = self.folder / "models" / f"{kind}-{seed}"
-        if not place.exists():
-            beside = place.with_suffix(".part")
-            shutil.rmtree(beside, ignore_errors=True)
-            print(f"{place.name}: trained on digits", file=sys.stderr, flush=True)
-            recipe, overrides = MODELS[kind]
-            _quietly(lambda: train(load_recipe(RECIPES / recipe, [f"seed={seed}", *overrides]), beside))
-            beside.rename(place)
-        return place
+        """Returns the run folder of a model trained on digits, and trains it if it does not exist."""
+        run = self.folder / "models" / f"{kind}-{seed}"
+        if not run.exists():
+            unfinished = run.with_suffix(".part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            print(f"{run.name}: training on digits", file=sys.stderr, flush=True)
+            recipe, overrides = PRETRAINED_MODELS[kind]
+            _without_progress(lambda: train(load_recipe(RECIPES / recipe, [f"seed={seed}", *overrides]), unfinished))
+            unfinished.rename(run)
+        return run
 
-    def learned(self, method: Method, alphabet: str, samples: int, draw: int, seed: int) -> dict[str, float]:
-        """Held-out accuracy of a new alphabet, and of digits before and after where the model knows them."""
+    def learn_letters(self, method: Method, alphabet: str, samples: int, draw: int, seed: int) -> dict[str, float]:
+        """Learns a new alphabet, and measures held-out accuracy.
+
+        Args:
+            method: How it is learned.
+            alphabet: The alphabet.
+            samples: Training samples of each letter.
+            draw: The seed of the choice of samples.
+            seed: The seed of the training, and of the model that it starts from.
+
+        Returns:
+            The accuracy on "letters" and the number of "parameters"; if the model was trained on digits, also the accuracy
+            on "digits before" and "digits" afterwards, and whether its logits for digits are "equal" to those before.
+        """
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder, "run")
             data = f"data={{use: glyphs, alphabet: {alphabet}, samples: {samples}, draw: {draw}}}"
-            if not method.asked:
+            if not method.grow_options:
                 recipe = load_recipe(
                     RECIPES / method.start, [f"seed={seed}", f"train.steps={method.steps}", data, *method.overrides]
                 )
-                summary = _quietly(lambda: train(recipe, run))
+                summary = _without_progress(lambda: train(recipe, run))
                 return {"letters": summary["metrics"]["test/accuracy"], "parameters": summary["parameters"]}
             before = self.model(method.start, seed)
             classes = build_data(load_recipe(RECIPES / "growth/letters.yaml", [data])).tasks["letters"]
-            asked = Asked(tasks=f"letters:{classes}", overrides=(data, *method.overrides), **dict(method.asked))
-            grown = _quietly(lambda: grow(before, run, asked))
+            grow_options = GrowOptions(
+                tasks=f"letters:{classes}", overrides=(data, *method.overrides), **dict(method.grow_options)
+            )
+            grown = _without_progress(lambda: grow_checkpoint(before, run, grow_options))
             steps = read_manifest(Path(grown["checkpoint"])).step + method.steps
-            summary = _quietly(lambda: resume(run, [f"train.steps={steps}"]))
-            found = {"letters": summary["metrics"]["test/accuracy"], "parameters": summary["parameters"]}
+            summary = _without_progress(lambda: resume(run, [f"train.steps={steps}"]))
+            result = {"letters": summary["metrics"]["test/accuracy"], "parameters": summary["parameters"]}
             old, new = load_model(before), load_model(run)
-            found["equal"] = bool(answers(old).equal(answers(new)))
-            return found | {"digits before": accuracy(old), "digits": accuracy(new)}
+            result["equal"] = bool(held_out_logits(old).equal(held_out_logits(new)))
+            return result | {"digits before": accuracy(old), "digits": accuracy(new)}
 
 
-def digits() -> Split:
-    """The held-out digits."""
+def held_out_digits() -> Split:
+    """Returns the held-out split of the digits."""
     return build_data(load_recipe(RECIPES / "digits.yaml")).open()["test"]
 
 
 def accuracy(model: Interpreter, iterations: int | None = None) -> float:
-    """Of the held-out digits, with another number of iterations if one is given."""
+    """Returns the accuracy on held-out digits, with another number of iterations unless it is None."""
     for script in model.scripts:
         script.iterations = iterations or script.iterations
-    return evaluate(model, digits())["test/accuracy"]
+    return evaluate_model(model, held_out_digits())["test/accuracy"]
 
 
-def answers(model: Interpreter) -> torch.Tensor:
-    """The logits of all held-out digits, [n, 10]."""
-    split = digits()
+def held_out_logits(model: Interpreter) -> torch.Tensor:
+    """Returns the logits of all held-out digits, [n, 10]."""
+    split = held_out_digits()
     with torch.no_grad():
         return model(split.batch(torch.arange(len(split)), None).inputs, tasks=["digits"])["digits"]
 
 
-def _quietly(work: Callable[[], Any]) -> Any:
-    """Without what a training narrates: what goes wrong is raised all the same."""
+def _without_progress(work: Callable[[], Any]) -> Any:
+    """Calls `work` without its progress messages on stderr; errors are still raised."""
     with tempfile.TemporaryFile("w+") as log, redirect_stderr(log):
         return work()

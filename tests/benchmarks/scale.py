@@ -1,10 +1,10 @@
 """Training steps under ZeRO on random inputs, stage by stage: time, elements a second, memory.
 
-    python tests/benchmarks/scale.py                                  # the 100 million, on one GPU
+    python tests/benchmarks/scale.py                                  # the recipe with 100 million weights, on one GPU
     torchrun --nproc_per_node 8 tests/benchmarks/scale.py recipes/scale/1b.yaml train.batch=128
     python tests/benchmarks/scale.py recipes/scale/small.yaml         # on a CPU: shows that it works
 
-One JSON document a stage on stdout. Nothing is read from a disk, and nothing saved.
+Prints one JSON document for each stage on stdout. Reads no data and saves nothing.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ import torch
 
 from ni_framework import load_recipe
 from ni_framework.analysis.bench import random_batch
-from ni_framework.data.batch import parts
-from ni_framework.distributed.rendezvous import join
+from ni_framework.data.batch import split_batch
+from ni_framework.distributed.rendezvous import init_process_group
 from ni_framework.engines.deepspeed.engine import ZeroEngine
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "scale" / "100m.yaml"
+SCALE_RECIPE = Path(__file__).parents[2] / "recipes" / "scale" / "100m.yaml"
 WARM_UP, STEPS = 2, 8
 
 
-def measure(path: str | Path, overrides: list[str], stage: int) -> dict[str, Any]:
-    """A few steps at a stage: their time and what they hold."""
+def measure_stage(path: str | Path, overrides: list[str], stage: int) -> dict[str, Any]:
+    """Takes a few steps at a stage, and returns their time, memory and losses; empty on ranks other than 0."""
     recipe = load_recipe(path, ["engine.use=zero", *overrides, f"engine.stage={stage}"])
-    team = join(recipe.engine)
+    comm = init_process_group(recipe.engine)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.NamedTemporaryFile("w") as log:
-        engine = ZeroEngine(recipe, team, log=log)  # pyright: ignore[reportArgumentType]  a file it is
-        share = parts(random_batch(engine, recipe.train.batch), team.size)[team.rank]
+        engine = ZeroEngine(recipe, comm, log=log)  # pyright: ignore[reportArgumentType]
+        local_batch = split_batch(random_batch(engine, recipe.train.batch), comm.world_size)[comm.rank]
         losses = []
         for step in range(WARM_UP + STEPS):
             if step == WARM_UP:
-                begin = _now(cuda)
-            done = engine.step(step, share, False)
-            losses.append(done.values["loss"].item())
-        seconds = (_now(cuda) - begin) / STEPS  # pyright: ignore[reportPossiblyUnboundVariable]
+                begin = _synchronized_time(cuda)
+            result = engine.step(step, local_batch, False)
+            losses.append(result.values["loss"].item())
+        seconds = (_synchronized_time(cuda) - begin) / STEPS  # pyright: ignore[reportPossiblyUnboundVariable]
         elements = recipe.train.batch * (engine.model.input.num_elements + 1)
         peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        found = {
+        report = {
             "stage": stage,
-            "processes": team.size,
+            "processes": comm.world_size,
             "device": torch.cuda.get_device_name() if cuda else "CPU",
             "precision": recipe.train.precision,
             "parameters": engine.num_parameters,
@@ -60,20 +60,20 @@ def measure(path: str | Path, overrides: list[str], stage: int) -> dict[str, Any
             "losses": losses,
         }
         engine.close()
-    return found if team.leads else {}
+    return report if comm.is_rank_zero else {}
 
 
-def _now(cuda: bool) -> float:
+def _synchronized_time(cuda: bool) -> float:
     if cuda:
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def main() -> None:
-    path, *overrides = sys.argv[1:] or [str(RECIPE)]
+    path, *overrides = sys.argv[1:] or [str(SCALE_RECIPE)]
     for stage in (1, 2, 3):
-        if found := measure(path, overrides, stage):
-            print(json.dumps(found), flush=True)
+        if report := measure_stage(path, overrides, stage):
+            print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

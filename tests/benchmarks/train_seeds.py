@@ -1,4 +1,4 @@
-"""Trains recipes by the command that users type, for the scripts beside this one."""
+"""Trains recipes with the command `ni train`, for the other scripts of this folder."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-SEEDS = (0, 1, 2)
+DEFAULT_SEEDS = (0, 1, 2)
 
 
-def trained(recipe: str, seed: int) -> dict[str, Any]:
-    """The summary of `ni train RECIPE seed=SEED --json`; narration goes where this process's does."""
+def train_recipe(recipe: str, seed: int) -> dict[str, Any]:
+    """Returns the summary of `ni train RECIPE seed=SEED --json`; its progress goes to stderr."""
     ni = Path(sys.executable).with_name("ni")
     with tempfile.TemporaryDirectory() as folder:
         command = [str(ni), "train", str(RECIPES / recipe), f"seed={seed}", "--output", f"{folder}/run", "--json"]
         return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
-def mean(values: list[float]) -> float:
+def seed_mean(values: list[float]) -> float:
     return sum(values) / len(values)

@@ -1,54 +1,55 @@
-"""Checkpoints: what is loaded is what was saved, and everything else is refused by name."""
+"""Checkpoints: loading gives what was saved; every damaged, foreign or unsuitable checkpoint is rejected with its name."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from ni_framework import build_model, load_model
-from ni_framework.checkpoint.golden import golden_difference
-from ni_framework.checkpoint.load import load_checkpoint, read_tensors
-from ni_framework.checkpoint.manifest import check_files
+from ni_framework.checkpoint.load import load_checkpoint
+from ni_framework.checkpoint.writer import safetensors_chunks
 from ni_framework.errors import CheckpointError, RecipeError, RunError
-from ni_framework.training.train import resume
-from tests.helpers.small_recipe import rewritten, save_small, small_recipe
+from ni_framework.utils.atomic_files import sha256_hex, write_new
+from tests.helpers.small_recipe import load_small_recipe, rewrite_checkpoint_file, save_small_checkpoint
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A checkpoint of the small recipe, untrained."""
-    recipe = small_recipe(tmp_path)
-    return save_small(tmp_path / "run" / "checkpoints" / "step-6", recipe, 6, metrics={"train/loss": 2.0})
+    recipe = load_small_recipe(tmp_path)
+    return save_small_checkpoint(tmp_path / "run" / "checkpoints" / "step-6", recipe, 6, metrics={"train/loss": 2.0})
 
 
-def test_loaded_model_is_the_saved_one(tmp_path: Path, checkpoint: Path) -> None:
-    """By checkpoint and by run folder; in evaluation mode; the recipe comes with it."""
-    saved = build_model(small_recipe(tmp_path)).eval()
+def test_loaded_model_equals_saved_model(tmp_path: Path, checkpoint: Path) -> None:
+    """By the path of the checkpoint or of the run; the model is in evaluation mode, and its recipe is loaded too."""
+    saved = build_model(load_small_recipe(tmp_path)).eval()
     images = torch.randn(4, 1, 8, 8)
     for path in (checkpoint, tmp_path / "run"):
         loaded = load_model(path)
         assert not loaded.training
         assert torch.equal(loaded(images)["digits"], saved(images)["digits"])
-    assert load_checkpoint(checkpoint)[1] == small_recipe(tmp_path)
+    assert load_checkpoint(checkpoint)[1] == load_small_recipe(tmp_path)
 
 
-def test_newest_checkpoint_of_a_run_is_taken(tmp_path: Path, checkpoint: Path) -> None:
-    """By its step."""
-    recipe = small_recipe(tmp_path, "seed=9")
-    save_small(tmp_path / "run" / "checkpoints" / "step-8", recipe, 8)
+def test_newest_checkpoint_of_a_run_is_loaded(tmp_path: Path, checkpoint: Path) -> None:
+    """The newest is the one with the highest step."""
+    recipe = load_small_recipe(tmp_path, "seed=9")
+    save_small_checkpoint(tmp_path / "run" / "checkpoints" / "step-8", recipe, 8)
     assert load_checkpoint(tmp_path / "run")[1].seed == 9
 
 
 def test_iterations_may_change_after_training(checkpoint: Path) -> None:
-    """They have no parameters."""
+    """An override may change them, because no parameter depends on them."""
     model, recipe = load_checkpoint(checkpoint, ["model.iterations=5"])
     assert model.iterations == (5,)
     assert recipe.model.iterations == 5
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -56,7 +57,7 @@ def flip(path: Path) -> None:
 
 DAMAGE = {
     "one bit of the weights": (
-        lambda folder: flip(folder / "model.safetensors"),
+        lambda folder: flip_bit(folder / "model.safetensors"),
         "{folder}/model.safetensors: is damaged (its checksum differs); use another checkpoint",
     ),
     "the recipe": (
@@ -76,7 +77,7 @@ DAMAGE = {
             (folder / "model.safetensors").rename(folder.parent / "weights"),
             (folder / "model.safetensors").symlink_to("../weights"),
         ),
-        "{folder}/model.safetensors: is a link, and no plain file; use another checkpoint",
+        "{folder}/model.safetensors: is a link, not a regular file; use another checkpoint",
     ),
     "a blank in the manifest": (
         lambda folder: (folder / "checkpoint.json").write_bytes((folder / "checkpoint.json").read_bytes() + b" "),
@@ -84,27 +85,39 @@ DAMAGE = {
     ),
     "another manifest": (
         lambda folder: (folder / "checkpoint.json").write_text("[]"),
-        "{folder}/checkpoint.json: is no manifest of ni_framework (TypeError: list indices must be integers or slices, not "
+        "{folder}/checkpoint.json: is not a manifest of ni_framework (TypeError: list indices must be integers or slices, not "
         "str); name another checkpoint",
     ),
     "another step": (
         lambda folder: folder.rename(folder.with_name("step-8")),
-        "{run}/checkpoints/step-8: holds the checkpoint of step 6; use another checkpoint",
+        "{run}/checkpoints/step-8: contains the checkpoint of step 6; use another checkpoint",
     ),
     "a newer format": (
-        lambda folder: (folder / "checkpoint.json").write_text('{"format": 4}'),
-        "{folder}: has checkpoint format 4, this ni_framework reads 2 and 3; upgrade ni_framework",
+        lambda folder: (folder / "checkpoint.json").write_text('{"format": 5}'),
+        "{folder}/checkpoint.json: has checkpoint format 5, this version of ni_framework reads format 4; "
+        "upgrade ni_framework",
     ),
-    "an older format": (
+    "format 3": (
+        lambda folder: (folder / "checkpoint.json").write_text('{"format": 3}'),
+        "{folder}/checkpoint.json: has checkpoint format 3, this version of ni_framework reads format 4; "
+        "load it with the version of ni_framework that wrote it, or train again from its recipe",
+    ),
+    "format 1": (
         lambda folder: (folder / "checkpoint.json").write_text('{"format": 1}'),
-        "{folder}: has checkpoint format 1, this ni_framework reads 2 and 3; use the ni_framework that wrote it",
+        "{folder}/checkpoint.json: has checkpoint format 1, this version of ni_framework reads format 4; "
+        "load it with the version of ni_framework that wrote it, or train again from its recipe",
+    ),
+    "no format number": (
+        lambda folder: (folder / "checkpoint.json").write_text('{"format": true}'),
+        "{folder}/checkpoint.json: has checkpoint format True, this version of ni_framework reads format 4; "
+        "name another checkpoint",
     ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named(name: str, checkpoint: Path) -> None:
-    """Nothing is loaded."""
+def test_damaged_file_is_reported(name: str, checkpoint: Path) -> None:
+    """The error names the file and the damage, and has the exit code of checkpoints."""
     damage, message = DAMAGE[name]
     size = (checkpoint / "recipe.yaml").stat().st_size
     damage(checkpoint)
@@ -114,18 +127,20 @@ def test_damage_is_named(name: str, checkpoint: Path) -> None:
     assert caught.value.exit_code == 6
 
 
-def test_absent_and_foreign_folders(tmp_path: Path) -> None:
-    """Say what a checkpoint would be."""
+def test_missing_folder_and_folder_without_checkpoint(tmp_path: Path) -> None:
+    """The error names what to give instead."""
     with pytest.raises(
         CheckpointError, match=r"nowhere: there is no such checkpoint; name a checkpoint folder or a run"
     ):
         load_model(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint; name a folder with a checkpoint.json, or a run"):
+    with pytest.raises(
+        CheckpointError, match=r"contains no checkpoint; name a folder with a checkpoint.json, or a run"
+    ):
         load_model(tmp_path)
 
 
-def test_weights_of_another_model(checkpoint: Path) -> None:
-    """What does not fit is named, with how much more there is."""
+def test_weights_of_another_model_are_rejected(checkpoint: Path) -> None:
+    """The error names the first weight that does not fit, and how many others there are."""
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(checkpoint, ["model.code=6"])
     assert str(caught.value) == (
@@ -137,7 +152,7 @@ def test_weights_of_another_model(checkpoint: Path) -> None:
         load_checkpoint(checkpoint, ["model.scripts=2"])
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(
+def test_failed_save_keeps_the_old_checkpoint(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder has its final name only when it is complete."""
@@ -146,16 +161,16 @@ def test_a_failed_save_leaves_the_old_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    recipe = small_recipe(tmp_path, "seed=9")
+    recipe = load_small_recipe(tmp_path, "seed=9")
     with pytest.raises(OSError, match="No space left"):
-        save_small(checkpoint, recipe, 6)
+        save_small_checkpoint(checkpoint, recipe, 6)
     assert load_checkpoint(checkpoint)[1].seed == 3
 
 
-def test_buffers_that_no_checkpoint_holds(tmp_path: Path) -> None:
-    """They have their initial values again, not what the memory held: here it holds NaN."""
-    recipe = small_recipe(tmp_path, "model.embedding=none")
-    saved = save_small(tmp_path / "step-0", recipe, 0)
+def test_non_persistent_buffers_are_initialized(tmp_path: Path) -> None:
+    """Buffers that are in no checkpoint get their initial values; uninitialized memory is NaN in deterministic mode."""
+    recipe = load_small_recipe(tmp_path, "model.embedding=none")
+    saved = save_small_checkpoint(tmp_path / "step-0", recipe, 0)
     torch.use_deterministic_algorithms(True)
     try:
         model = load_model(saved)
@@ -165,48 +180,63 @@ def test_buffers_that_no_checkpoint_holds(tmp_path: Path) -> None:
     assert len(list(model.buffers())) == 1
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, checkpoint: Path) -> None:
-    """They would push out a good checkpoint."""
-    recipe = small_recipe(tmp_path)
+def test_nonfinite_weights_are_not_saved(tmp_path: Path, checkpoint: Path) -> None:
+    """They would replace a good checkpoint."""
+    recipe = load_small_recipe(tmp_path)
     model = build_model(recipe)
     with torch.no_grad():
         model.get_parameter("scripts.0.embedding.code")[1, 2] = torch.nan
     with pytest.raises(RunError) as caught:
-        save_small(checkpoint.with_name("step-7"), recipe, 7, weights=model.state_dict())
+        save_small_checkpoint(checkpoint.with_name("step-7"), recipe, 7, weights=model.state_dict())
     assert str(caught.value) == (
-        "step 7: scripts.0.embedding.code is not finite, so nothing was saved; go on from an earlier checkpoint"
+        "step 7: scripts.0.embedding.code is not finite, so nothing was saved; resume from an earlier checkpoint"
     )
     assert [entry.name for entry in checkpoint.parent.iterdir()] == ["step-6"]
 
 
-def test_files_have_the_usual_rights(checkpoint: Path) -> None:
-    """Those that the umask leaves, as any other file's."""
+def test_files_have_default_permissions(checkpoint: Path) -> None:
+    """The files have the permissions of any other new file, as the umask determines them."""
     (checkpoint / "other").write_text("")
-    assert len({(checkpoint / name).stat().st_mode for name in ("model.safetensors", "lock.json", "other")}) == 1
+    expected = (checkpoint / "other").stat().st_mode
+    for name in ("model.safetensors", "lock.json"):
+        assert (checkpoint / name).stat().st_mode == expected, name
 
 
-def test_a_recipe_in_a_checkpoint_reads_no_other_file(checkpoint: Path) -> None:
-    """It is complete in itself."""
-    rewritten(checkpoint, "recipe.yaml", b"extends: ../../../small.yaml\n")
-    with pytest.raises(RecipeError, match="extends: needs a file, and this recipe is a text"):
+def test_tensors_are_written_as_safetensors_writes_them() -> None:
+    """Byte for byte, whatever their types, shapes and sizes; large tensors are chunks of their own, without a copy."""
+    large = torch.randn(700, 700)
+    tensors = {
+        "transposed": torch.randn(5, 3).t(),
+        "bfloat16": torch.randn(2, 2).bfloat16(),
+        "scalar": torch.tensor(3),
+        "empty": torch.zeros(0, 4),
+        "name \u00e9": torch.ones(1, dtype=torch.uint8),
+        "large": large,
+    }
+    chunks = list(safetensors_chunks(tensors))
+    content = b"".join(chunks)
+    assert content == save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    assert [len(chunk) for chunk in chunks if isinstance(chunk, memoryview)] == [large.nbytes]
+    addresses = [
+        torch.frombuffer(chunk, dtype=torch.uint8).data_ptr() for chunk in chunks if len(chunk) == large.nbytes
+    ]
+    assert addresses == [large.data_ptr()], "the large tensor was copied"
+    flags = {"flags": torch.tensor([True, False, True])}
+    assert torch.equal(load(b"".join(safetensors_chunks(flags)))["flags"], flags["flags"])
+
+
+def test_write_new_returns_size_and_checksum(tmp_path: Path) -> None:
+    """And it never overwrites a file."""
+    parts: Any = [b"one", bytearray(b"two"), memoryview(b"three"), b""]
+    assert write_new(tmp_path / "file", iter(parts)) == (11, sha256_hex(b"onetwothree"))
+    assert (tmp_path / "file").read_bytes() == b"onetwothree"
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "file", [b"other"])
+    assert (tmp_path / "file").read_bytes() == b"onetwothree"
+
+
+def test_recipe_in_checkpoint_may_not_extend_a_file(checkpoint: Path) -> None:
+    """The recipe of a checkpoint has to be complete in itself."""
+    rewrite_checkpoint_file(checkpoint, "recipe.yaml", b"extends: ../../../small.yaml\n")
+    with pytest.raises(RecipeError, match=r"extends: .*this recipe is a text"):
         load_model(checkpoint)
-
-
-def test_a_checkpoint_of_this_format_stays_readable(tmp_path: Path) -> None:
-    """One that an earlier ni_framework has written: it loads, answers as it did, and training goes on from it.
-
-    That the files of some components have changed since is told.
-    """
-    kept = Path(__file__).parent / "format2"
-    manifest = check_files(kept)
-    notes: list[str] = []
-    model, recipe = load_checkpoint(kept, tell=notes.append)
-    (note,) = notes
-    assert note.startswith(
-        f"{kept}: its model answers as it did, though code has changed since it was saved: type_inference "
-    )
-    assert note.endswith("of ni-framework 0.1.0, now the same version")
-    assert "router" not in note  # its file is what it was
-    assert (recipe.train.steps, manifest.step, manifest.evaluated) == (2, 1, False)
-    assert golden_difference(model, read_tensors(kept, manifest, "golden.safetensors")) == []
-    assert resume(kept, run=tmp_path / "run")["metrics"]["test/accuracy"] > 0

@@ -1,4 +1,4 @@
-"""Proof on loading: silent where nothing has changed, told where it makes no difference, refused where it does."""
+"""Checks on loading: silent if no code has changed, a message if outputs are unchanged, an error if they differ."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save
 
 from ni_framework import load_model
 from ni_framework.checkpoint import golden_check
-from ni_framework.checkpoint.lockfile import lock_of, source_digest
+from ni_framework.checkpoint.lockfile import build_lockfile, source_sha256
 from ni_framework.errors import CheckpointError, PluginError, RecipeError
-from ni_framework.registry import installed
+from ni_framework.registry import installed_catalog
 from ni_framework.training.train import resume, train
-from tests.checkpoint.test_resume import Warnings
-from tests.cli.conftest import Ni, ni  # noqa: F401  a fixture
-from tests.helpers.distributions import Install, install  # noqa: F401  a fixture
-from tests.helpers.small_recipe import rewritten, small_recipe
+from tests.checkpoint.test_resume import WarningCollector
+from tests.cli.conftest import RunNi, ni  # noqa: F401  a fixture
+from tests.helpers.distributions import InstallDistribution, install  # noqa: F401  a fixture
+from tests.helpers.small_recipe import load_small_recipe, rewrite_checkpoint_file
 
-SWIRL = """
+SWIRL_SOURCE = """
 from torch import nn
 from ni_framework.contracts import Body
 from ni_framework.options import config, option
@@ -37,22 +37,28 @@ class Swirl(Body):
     def prepare(self, code_UC, num_elements):
         return self.shift(code_UC)
     def forward(self, x_BVD, shift_UD, pairs):
-        return changed(pairs.share(x_BVD) + pairs.spread(shift_UD))
+        return changed(pairs.dispatch(x_BVD) + pairs.expand(shift_UD))
 """
-HELPER = "def changed(x):\n    return x\n"
-OTHERWISE = "def changed(x):\n    return 2 * x\n"
-COMMENTED = f"# A comment.\n{HELPER}"
+HELPER_SOURCE = "def changed(x):\n    return x\n"
+CHANGED_HELPER = "def changed(x):\n    return 2 * x\n"
+COMMENTED_HELPER = f"# A comment.\n{HELPER_SOURCE}"
 
 
-class Swirl:
-    """A distribution with a package, whose helper can be changed."""
+class SwirlDistribution:
+    """A distribution with a package, of which versions with other source code can be installed."""
 
-    def __init__(self, install: Install, folder: Path) -> None:  # noqa: F811
+    def __init__(self, install: InstallDistribution, folder: Path) -> None:  # noqa: F811
         self.install, self.folder = install, folder
 
-    def put(self, helper: str = HELPER, version: str = "0.1", body: str = SWIRL) -> None:
-        """Installs a version of it in place of the one before."""
-        self.remove()
+    def reinstall(self, helper: str = HELPER_SOURCE, version: str = "0.1", body: str = SWIRL_SOURCE) -> None:
+        """Installs a version in place of the one before.
+
+        Args:
+            helper: The source of the module `helper`.
+            version: The version of the distribution.
+            body: The source of the module `body`.
+        """
+        self.uninstall()
         self.site = self.install("ni_swirl", "", {"body": {"swirl": "ni_swirl.body:Swirl"}}, version=version)
         (self.site / "ni_swirl.py").unlink()
         package = self.site / "ni_swirl"
@@ -60,141 +66,151 @@ class Swirl:
         for name, text in {"__init__": "", "helper": helper, "body": body}.items():
             (package / f"{name}.py").write_text(text)
 
-    def remove(self) -> None:
-        """Uninstalls it."""
-        from ni_framework.registry.resolve import forget
+    def uninstall(self) -> None:
+        """Uninstalls the distribution."""
+        from ni_framework.registry.resolve import reset_registry
 
         if hasattr(self, "site"):
             shutil.rmtree(self.site)
         for name in [name for name in sys.modules if name.partition(".")[0] == "ni_swirl"]:
             del sys.modules[name]
         sys.path_importer_cache.clear()
-        forget()
+        reset_registry()
 
 
 @pytest.fixture
-def swirl(install: Install, tmp_path: Path) -> Swirl:  # noqa: F811
-    return Swirl(install, tmp_path)
+def swirl_distribution(install: InstallDistribution, tmp_path: Path) -> SwirlDistribution:  # noqa: F811
+    return SwirlDistribution(install, tmp_path)
 
 
 @pytest.fixture
-def run(swirl: Swirl, tmp_path: Path) -> Path:
-    """A run of six steps with the distribution, version 0.1."""
-    swirl.put()
-    train(small_recipe(tmp_path, "model.body=swirl"), tmp_path / "run", every=3)
+def run(swirl_distribution: SwirlDistribution, tmp_path: Path) -> Path:
+    """A run of six steps with version 0.1 of the distribution."""
+    swirl_distribution.reinstall()
+    train(load_small_recipe(tmp_path, "model.body=swirl"), tmp_path / "run", checkpoint_every=3)
     return tmp_path / "run"
 
 
-def lock_body(run: Path) -> str:
+def last_checkpoint(run: Path) -> str:
     return f"{run}/checkpoints/step-6"
 
 
-def test_unchanged_is_silent(run: Path, swirl: Swirl, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is computed; also with another version of the same source."""
-    monkeypatch.setattr(golden_check, "golden_difference", lambda *_: pytest.fail("computed"))
+def test_unchanged_source_is_silent(
+    run: Path, swirl_distribution: SwirlDistribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The golden batch is not computed, also for another version with the same source."""
+    monkeypatch.setattr(golden_check, "compare_golden", lambda *_: pytest.fail("computed"))
     load_model(run)
-    swirl.put(version="0.2")
+    swirl_distribution.reinstall(version="0.2")
     load_model(run)
 
 
-def test_a_change_without_effect_is_told(run: Path, swirl: Swirl, ni: Ni) -> None:  # noqa: F811
-    """In one line: by a Python warning, on stderr, or with the run's warnings."""
-    swirl.put(COMMENTED, "0.2")
-    said = f"{lock_body(run)}: its model answers as it did, though code has changed since it was saved: " + (
-        "body `swirl` of ni-swirl 0.1, now ni-swirl 0.2"
+def test_change_without_effect_is_reported(run: Path, swirl_distribution: SwirlDistribution, ni: RunNi) -> None:  # noqa: F811
+    """By one line: as a Python warning, on stderr, or as a warning of the run."""
+    swirl_distribution.reinstall(COMMENTED_HELPER, "0.2")
+    message = (
+        f"{last_checkpoint(run)}: its model gives the same outputs as before, although code has changed since it was saved: "
+        + ("body `swirl` of ni-swirl 0.1, now ni-swirl 0.2")
     )
-    with pytest.warns(UserWarning, match="answers as it did") as caught:
+    with pytest.warns(UserWarning, match="gives the same outputs") as caught:
         load_model(run)
-    assert [str(warning.message) for warning in caught] == [said]
+    assert [str(warning.message) for warning in caught] == [message]
     assert caught[0].filename == __file__
     done = ni("eval", run, "--json")
-    assert (done.code, done.err) == (0, f"{said}\n")
+    assert done.code == 0
+    assert done.err == f"{message}\n"
     assert done.json["metrics"]["test/accuracy"] > 0
-    heard = Warnings()
-    resume(run / "checkpoints" / "step-3", run=run.with_name("other"), listeners=[heard])
-    assert heard.messages[0] == said.replace("step-6", "step-3")
-    assert len(heard.messages) == 3  # with what else the lock says: version and checksum
+    collector = WarningCollector()
+    resume(run / "checkpoints" / "step-3", run_dir=run.with_name("other"), listeners=[collector])
+    assert collector.messages[0] == message.replace("step-6", "step-3")
+    # The other two report the version and the checksum in the lockfile.
+    assert len(collector.messages) == 3
 
 
-REFUSED = (
-    "{folder}: its model is not the one that was saved: code has changed since then\n"
-    "  model.body: body `swirl` was of ni-swirl 0.1, and {now}\n"
+CHANGED_MODEL_ERROR = (
+    "{folder}: its model no longer gives the outputs that it gave when it was saved: code has changed since then\n"
+    "  model.body: body `swirl` came from ni-swirl 0.1, {now}\n"
     "  {difference}\n"
-    "  help: use what it was saved with: pip install {force}'ni-swirl==0.1'; or take its weights into a new run with the "
-    "code of now: ni train RECIPE --from {folder}"
+    "  help: install what it was saved with: pip install {force}'ni-swirl==0.1'; or start a new run with the "
+    "current code from its weights: ni train RECIPE --from {folder}"
 )
 
 
-def test_a_change_with_effect_is_refused(run: Path, swirl: Swirl, ni: Ni) -> None:  # noqa: F811
-    """By `load_model`, `ni eval`, whatever the overrides, and `--resume`; a changed helper is enough."""
-    swirl.put(OTHERWISE, "0.2")
+def test_change_with_effect_is_rejected(run: Path, swirl_distribution: SwirlDistribution, ni: RunNi) -> None:  # noqa: F811
+    """By `load_model`, by `ni eval` with any overrides, and by `--resume`, even if only a helper module has changed."""
+    swirl_distribution.reinstall(CHANGED_HELPER, "0.2")
     with pytest.raises(CheckpointError) as caught:
         load_model(run)
     text = str(caught.value)
     difference = text.splitlines()[2].strip()
-    assert text == REFUSED.format(folder=lock_body(run), now="is of ni-swirl 0.2 now", difference=difference, force="")
+    assert text == CHANGED_MODEL_ERROR.format(
+        folder=last_checkpoint(run), now="and comes from ni-swirl 0.2 now", difference=difference, force=""
+    )
     assert difference.startswith("golden batch, digits: outputs differ by up to ")
     assert ", the largest of them was " in difference
     for arguments in (("eval", run), ("eval", run, "model.iterations=3"), ("eval", run, "model.body.strength=2")):
         assert ni(*arguments)[::2] == (6, f"error: {text}\n")
-    with pytest.raises(CheckpointError, match="step-3: its model is not the one that was saved"):
-        resume(run / "checkpoints" / "step-3", run=run.with_name("other"))
+    with pytest.raises(CheckpointError, match="step-3: its model no longer gives the outputs"):
+        resume(run / "checkpoints" / "step-3", run_dir=run.with_name("other"))
 
 
-def test_a_change_in_place_is_refused(run: Path, swirl: Swirl) -> None:
-    """As when one works on the code: the version says nothing."""
-    swirl.put(OTHERWISE)
+def test_change_with_the_same_version_is_rejected(run: Path, swirl_distribution: SwirlDistribution) -> None:
+    """As happens during development, when the version stays the same."""
+    swirl_distribution.reinstall(CHANGED_HELPER)
     with pytest.raises(CheckpointError) as caught:
         load_model(run)
     difference = str(caught.value).splitlines()[2].strip()
-    assert str(caught.value) == REFUSED.format(
-        folder=lock_body(run), now="is still, with other source", difference=difference, force="--force-reinstall "
+    assert str(caught.value) == CHANGED_MODEL_ERROR.format(
+        folder=last_checkpoint(run),
+        now="whose source code has changed",
+        difference=difference,
+        force="--force-reinstall ",
     )
 
 
-def test_overrides_do_not_count(run: Path, swirl: Swirl, ni: Ni) -> None:  # noqa: F811
-    """What is proven is the model that was saved, not the one that is asked for."""
-    swirl.put(COMMENTED, "0.2")
+def test_overrides_do_not_affect_the_golden_check(run: Path, swirl_distribution: SwirlDistribution, ni: RunNi) -> None:  # noqa: F811
+    """The check is of the model that was saved, not of the one with overrides."""
+    swirl_distribution.reinstall(COMMENTED_HELPER, "0.2")
     done = ni("eval", run, "model.iterations=5")
     assert done.code == 0
-    assert "its model answers as it did" in done.err
+    assert "its model gives the same outputs as before" in done.err
 
 
-FITTING = {
+INCOMPATIBLE_SOURCES = {
     "weights": (
-        SWIRL.replace("self.shift", "self.moved"),
-        "{folder}: does not fit the model: it lacks scripts.0.body.moved.weight (and 3 more); use a "
+        SWIRL_SOURCE.replace("self.shift", "self.renamed"),
+        "{folder}: does not fit the model: it lacks scripts.0.body.renamed.weight (and 3 more); use a "
         "recipe with the same model as the checkpoint's",
     ),
     "options": (
-        SWIRL.replace("strength:", "power:"),
-        "its recipe does not fit any more: model.body.strength: unknown key of body `swirl`",
+        SWIRL_SOURCE.replace("strength:", "power:"),
+        "its recipe is no longer valid: model.body.strength: unknown key of body `swirl`",
     ),
 }
 
 
-@pytest.mark.parametrize("name", FITTING)
-def test_code_that_does_not_fit_is_named(name: str, run: Path, swirl: Swirl) -> None:
-    """Rather than a key that nobody has written."""
-    body, difference = FITTING[name]
-    difference = difference.format(folder=lock_body(run))
-    swirl.put(version="0.2", body=body)
+@pytest.mark.parametrize("name", INCOMPATIBLE_SOURCES)
+def test_incompatible_code_is_named(name: str, run: Path, swirl_distribution: SwirlDistribution) -> None:
+    """If new code does not accept the saved options or weights, the error names the code that has changed."""
+    body, difference = INCOMPATIBLE_SOURCES[name]
+    difference = difference.format(folder=last_checkpoint(run))
+    swirl_distribution.reinstall(version="0.2", body=body)
     with pytest.raises(CheckpointError) as caught:
         load_model(run)
-    assert str(caught.value) == REFUSED.format(
-        folder=lock_body(run), now="is of ni-swirl 0.2 now", difference=difference, force=""
+    assert str(caught.value) == CHANGED_MODEL_ERROR.format(
+        folder=last_checkpoint(run), now="and comes from ni-swirl 0.2 now", difference=difference, force=""
     )
 
 
-def test_code_that_fails_is_named(run: Path, swirl: Swirl) -> None:
-    swirl.put("def changed(x):\n    raise ValueError('no')\n", "0.2")
+def test_failing_code_is_named(run: Path, swirl_distribution: SwirlDistribution) -> None:
+    swirl_distribution.reinstall("def changed(x):\n    raise ValueError('no')\n", "0.2")
     with pytest.raises(PluginError, match=r"body `swirl` of ni-swirl 0.2 .* failed in changed \(helper.py, line 2\)"):
         load_model(run)
 
 
-def test_an_absent_plugin_is_to_be_installed(run: Path, swirl: Swirl, ni: Ni) -> None:  # noqa: F811
-    """The command stands in the error, for every verb that loads; weights alone need no plugin."""
-    swirl.remove()
+def test_missing_plugin_error_has_install_command(run: Path, swirl_distribution: SwirlDistribution, ni: RunNi) -> None:  # noqa: F811
+    """For every command that loads a model; an unknown component in an override is an error of the recipe."""
+    swirl_distribution.uninstall()
     for arguments in (("eval", run), ("verify", run), ("train", "--resume", run / "checkpoints" / "step-3")):
         done = ni(*arguments)
         assert done.code == 4
@@ -203,89 +219,93 @@ def test_an_absent_plugin_is_to_be_installed(run: Path, swirl: Swirl, ni: Ni) ->
     assert ni("eval", run, "model.body=nobody").code == 3
 
 
-def test_weights_alone_are_taken_without_proof(run: Path, swirl: Swirl, tmp_path: Path) -> None:
-    """It is told that their code was another."""
-    swirl.put(OTHERWISE, "0.2")
-    heard = Warnings()
-    recipe = small_recipe(tmp_path, "model.body=swirl", "train.steps=1")
-    train(recipe, tmp_path / "next", start=str(run), listeners=[heard])
-    assert [message for message in heard.messages if "weights" in message] == [
-        "begins with weights that other code has trained: body `swirl` of ni-swirl 0.1, now ni-swirl 0.2"
+def test_init_from_checkpoint_skips_the_golden_check(
+    run: Path, swirl_distribution: SwirlDistribution, tmp_path: Path
+) -> None:
+    """A warning reports that the weights were trained with other code."""
+    swirl_distribution.reinstall(CHANGED_HELPER, "0.2")
+    collector = WarningCollector()
+    recipe = load_small_recipe(tmp_path, "model.body=swirl", "train.steps=1")
+    train(recipe, tmp_path / "next", init_from=str(run), listeners=[collector])
+    assert [message for message in collector.messages if "weights" in message] == [
+        "starts from weights that were trained with other code: body `swirl` of ni-swirl 0.1, now ni-swirl 0.2"
     ]
-    swirl.put()
-    heard = Warnings()
-    train(
-        small_recipe(tmp_path, "model.body=swirl", "train.steps=1"),
-        tmp_path / "third",
-        start=str(run),
-        listeners=[heard],
-    )
-    assert not any("weights" in message for message in heard.messages)
+    swirl_distribution.reinstall()
+    collector = WarningCollector()
+    train(recipe, tmp_path / "third", init_from=str(run), listeners=[collector])
+    assert not any("weights" in message for message in collector.messages)
 
 
-def test_every_file_of_a_plugin_counts(run: Path, swirl: Swirl) -> None:
-    """Its name as well as its contents; one that is no source does not."""
-    entry = installed().find("body", "swirl")
-    first = source_digest(entry)
+def test_source_checksum_covers_all_files_of_a_plugin(run: Path, swirl_distribution: SwirlDistribution) -> None:
+    """Their names and contents, but only of source files."""
+    entry = installed_catalog().find("body", "swirl")
+    first = source_sha256(entry)
     assert json.loads((run / "lock.json").read_text())["components"]["model.body"]["source_sha256"] == first
-    package = swirl.site / "ni_swirl"
+    package = swirl_distribution.site / "ni_swirl"
     (package / "notes.txt").write_text("")
-    assert source_digest(entry) == first
+    assert source_sha256(entry) == first
     (package / "sub").mkdir()
     (package / "sub" / "more.py").write_text("")
-    second = source_digest(entry)
+    second = source_sha256(entry)
     (package / "sub" / "more.py").rename(package / "sub" / "less.py")
-    assert len({first, second, source_digest(entry)}) == 3
+    assert len({first, second, source_sha256(entry)}) == 3
 
 
-ESCAPING = {
+LOCKFILE_WITH_ESCAPES = {
     "components": {"model.body": {"component": "body/swirl", "distribution": "x'; \x1b[2J", "version": "1"}},
 }
 
 
-def test_a_lock_that_says_little_proves_little(run: Path) -> None:
-    """It is no reason to fail: the checkpoint's files are whole."""
+def test_incomplete_lockfile_is_accepted(run: Path) -> None:
+    """Missing or invalid records are skipped, because the checkpoint's files are intact; an invalid document is not."""
     checkpoint = run / "checkpoints" / "step-6"
-    for lock in ({}, {"components": []}, {"components": {"model.body": 3, "data": {"component": ["x"]}}}, ESCAPING):
-        rewritten(checkpoint, "lock.json", json.dumps(lock).encode())
+    for lock in (
+        {},
+        {"components": []},
+        {"components": {"model.body": 3, "data": {"component": ["x"]}}},
+        LOCKFILE_WITH_ESCAPES,
+    ):
+        rewrite_checkpoint_file(checkpoint, "lock.json", json.dumps(lock).encode())
         load_model(checkpoint)
-    rewritten(checkpoint, "lock.json", b"[]")
-    with pytest.raises(CheckpointError, match=r"lock.json: is no lock \(it is no mapping\); use another checkpoint"):
-        load_model(checkpoint)
-
-
-def test_the_framework_s_own_are_told_by_their_file(tmp_path: Path) -> None:
-    """As they always were, so that earlier checkpoints load silently; another file runs the golden batch."""
-    train(small_recipe(tmp_path, "train.steps=1"), tmp_path / "run")
-    checkpoint = tmp_path / "run" / "checkpoints" / "step-1"
-    lock = json.loads((checkpoint / "lock.json").read_text())
-    assert lock["components"] == lock_of(small_recipe(tmp_path, "train.steps=1"), None)["components"]
-    load_model(checkpoint)
-    lock["components"]["model.router"]["source_sha256"] = "0" * 64
-    rewritten(checkpoint, "lock.json", json.dumps(lock).encode())
-    with pytest.warns(UserWarning, match=r"router `kernel` of ni-framework 0.1.0, now the same version$"):
-        load_model(checkpoint)
-    golden = load_file(checkpoint / "golden.safetensors")
-    golden["logits/digits"] = golden["logits/digits"] + torch.tensor(0.1)
-    rewritten(checkpoint, "golden.safetensors", save(golden))
-    with pytest.raises(CheckpointError, match=r"pip install --force-reinstall 'ni-framework==0\.1\.0'"):
-        load_model(checkpoint)
-
-
-def test_a_golden_batch_of_another_model(tmp_path: Path) -> None:
-    """Proves nothing, and says so."""
-    train(small_recipe(tmp_path, "train.steps=1"), tmp_path / "run")
-    checkpoint = tmp_path / "run" / "checkpoints" / "step-1"
-    lock = json.loads((checkpoint / "lock.json").read_text())
-    lock["components"]["model.router"]["source_sha256"] = None
-    rewritten(checkpoint, "lock.json", json.dumps(lock).encode())
-    rewritten(checkpoint, "golden.safetensors", save({"inputs": torch.zeros(2, 3, 8, 8)}))
+    rewrite_checkpoint_file(checkpoint, "lock.json", b"[]")
     with pytest.raises(
-        CheckpointError, match=r"\n  \S+golden.safetensors: holds no inputs for this model; use another checkpoint\n"
+        CheckpointError, match=r"lock.json: is not a valid lockfile \(it is not a mapping\); use another checkpoint"
     ):
         load_model(checkpoint)
 
 
-def test_a_recipe_of_its_own_mistakes_is_a_recipe_s_fault(run: Path, ni: Ni) -> None:  # noqa: F811
-    """Overrides are the caller's: exit code 3, as ever."""
+def test_builtin_components_are_identified_by_their_file(tmp_path: Path) -> None:
+    """If the checksum of that file differs, the golden batch is checked."""
+    train(load_small_recipe(tmp_path, "train.steps=1"), tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-1"
+    lock = json.loads((checkpoint / "lock.json").read_text())
+    assert lock["components"] == build_lockfile(load_small_recipe(tmp_path, "train.steps=1"), None)["components"]
+    load_model(checkpoint)
+    lock["components"]["model.router"]["source_sha256"] = "0" * 64
+    rewrite_checkpoint_file(checkpoint, "lock.json", json.dumps(lock).encode())
+    with pytest.warns(UserWarning, match=r"router `kernel` of ni-framework 0.1.0, now the same version$"):
+        load_model(checkpoint)
+    golden = load_file(checkpoint / "golden.safetensors")
+    golden["logits/digits"] = golden["logits/digits"] + torch.tensor(0.1)
+    rewrite_checkpoint_file(checkpoint, "golden.safetensors", save(golden))
+    with pytest.raises(CheckpointError, match=r"pip install --force-reinstall 'ni-framework==0\.1\.0'"):
+        load_model(checkpoint)
+
+
+def test_golden_batch_of_another_model_is_rejected(tmp_path: Path) -> None:
+    """Its inputs do not fit the model."""
+    train(load_small_recipe(tmp_path, "train.steps=1"), tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-1"
+    lock = json.loads((checkpoint / "lock.json").read_text())
+    lock["components"]["model.router"]["source_sha256"] = None
+    rewrite_checkpoint_file(checkpoint, "lock.json", json.dumps(lock).encode())
+    rewrite_checkpoint_file(checkpoint, "golden.safetensors", save({"inputs": torch.zeros(2, 3, 8, 8)}))
+    with pytest.raises(
+        CheckpointError, match=r"\n  \S+golden.safetensors: contains no inputs for this model; use another checkpoint\n"
+    ):
+        load_model(checkpoint)
+
+
+def test_invalid_override_is_a_recipe_error(run: Path, ni: RunNi) -> None:  # noqa: F811
+    """A mistake in an override is not reported as a change of the code."""
     assert ni("eval", run, "model.widht=3").code == RecipeError.exit_code

@@ -1,4 +1,4 @@
-"""The lock, the golden batch, and `verify`, which says what is not as it was."""
+"""The lockfile, the golden batch, and `verify`, which reports what differs from when a checkpoint was saved."""
 
 from __future__ import annotations
 
@@ -11,50 +11,55 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from ni_framework.checkpoint.lockfile import fingerprint, lock_difference, lock_of
+from ni_framework.checkpoint.lockfile import build_lockfile, compare_lockfiles, data_fingerprint
 from ni_framework.checkpoint.verify import verify
 from ni_framework.errors import CheckpointError
 from ni_framework.model.compose import build_data
+from ni_framework.registry.resolve import resolve_component
 from ni_framework.training.train import resume, train
-from tests.checkpoint.test_resume import Warnings
-from tests.helpers.small_recipe import rewritten, small_recipe
+from tests.checkpoint.test_resume import WarningCollector
+from tests.helpers.small_recipe import load_small_recipe, rewrite_checkpoint_file
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A trained checkpoint, with averaged weights."""
-    recipe = small_recipe(tmp_path, "train.steps=4", "train.average=0.9")
-    return Path(train(recipe, tmp_path / "run", every=2)["checkpoint"])
+    """A trained checkpoint with EMA weights."""
+    recipe = load_small_recipe(tmp_path, "train.steps=4", "train.ema_decay=0.9")
+    return Path(train(recipe, tmp_path / "run", checkpoint_every=2)["checkpoint"])
 
 
-def test_an_untouched_checkpoint(checkpoint: Path) -> None:
-    """Is what it was."""
-    verdict = verify(checkpoint)
-    assert verdict.compared == ("7 files", "8 components", "golden batch", "data")
-    assert (verdict.differences, verdict.left_out) == ((), ())
+def test_unchanged_checkpoint_has_no_differences(checkpoint: Path) -> None:
+    result = verify(checkpoint)
+    assert result.compared == ("7 files", "8 components", "golden batch", "data")
+    assert result.differences == ()
+    assert result.not_compared == ()
 
 
-def test_other_weights_show_in_the_golden_batch(checkpoint: Path) -> None:
-    """Also where manifest and weights agree; the averaged ones count, for these are what is loaded."""
-    for name, seen in (("model.safetensors", False), ("average.safetensors", True)):
-        tensors = load_file(checkpoint / name)
-        tensors["scripts.0.embedding.code"] += 0.1
-        rewritten(checkpoint, name, save(tensors))
-        (*differences,) = verify(checkpoint).differences
-        assert [text.startswith("golden batch, digits: outputs differ by up to ") for text in differences] == [
-            True
-        ] * seen
+def change_weights(checkpoint: Path, name: str) -> None:
+    """Changes one tensor in a file of weights, and its entry in the manifest."""
+    tensors = load_file(checkpoint / name)
+    tensors["scripts.0.embedding.code"] += 0.1
+    rewrite_checkpoint_file(checkpoint, name, save(tensors))
 
 
-def relocked(checkpoint: Path, change: Any) -> None:
-    """The checkpoint with another lock."""
+def test_changed_weights_are_found_by_the_golden_batch(checkpoint: Path) -> None:
+    """Also if the manifest agrees with them; the golden batch uses the EMA weights, because these are loaded."""
+    change_weights(checkpoint, "model.safetensors")
+    assert verify(checkpoint).differences == ()
+    change_weights(checkpoint, "average.safetensors")
+    (difference,) = verify(checkpoint).differences
+    assert difference.startswith("golden batch, digits: outputs differ by up to ")
+
+
+def change_lockfile(checkpoint: Path, change: Any) -> None:
+    """Applies `change` to the lockfile of a checkpoint."""
     lock = json.loads((checkpoint / "lock.json").read_text())
     change(lock)
-    rewritten(checkpoint, "lock.json", json.dumps(lock).encode())
+    rewrite_checkpoint_file(checkpoint, "lock.json", json.dumps(lock).encode())
 
 
-def test_what_differs_is_named(checkpoint: Path) -> None:
-    """By its place in the lock, with what it was and what it is."""
+def test_changes_of_the_environment_are_named(checkpoint: Path) -> None:
+    """By their key in the lockfile, with the old and the new value."""
 
     def change(lock: dict[str, Any]) -> None:
         lock["torch"] = "1.0"
@@ -62,7 +67,7 @@ def test_what_differs_is_named(checkpoint: Path) -> None:
         lock["components"]["model.body.linear"]["version"] = "9.9"
         lock["data"]["train"]["samples"] = 7
 
-    relocked(checkpoint, change)
+    change_lockfile(checkpoint, change)
     torch_now, *others = verify(checkpoint).differences
     assert torch_now == f"torch: was 1.0, is {torch.__version__}"
     assert others[0].startswith("components.model.router.source_sha256: was 000000000000..., is ")
@@ -70,28 +75,30 @@ def test_what_differs_is_named(checkpoint: Path) -> None:
     assert others[2] == "data.train.samples: was 7, is 1400"
 
 
-def test_a_lock_tells_of_every_component(tmp_path: Path) -> None:
-    """Those inside of others and of each script too, with their options."""
-    recipe = small_recipe(
+def test_lockfile_contains_every_component(tmp_path: Path) -> None:
+    """Also those inside others, and those of each script, with their options."""
+    recipe = load_small_recipe(
         tmp_path, "model.router={use: function_dropout, inner: stochastic_kernel}", "model.scripts=[{}, {}]"
     )
-    components: Mapping[str, Any] = lock_of(recipe, None)["components"]
+    components: Mapping[str, Any] = build_lockfile(recipe, None)["components"]
     inner = components["model.scripts.1.router.inner"]
-    assert (inner["component"], inner["distribution"], inner["api"]) == ("router/stochastic_kernel", "ni-framework", 1)
+    assert inner["component"] == "router/stochastic_kernel"
+    assert inner["distribution"] == "ni-framework"
+    assert inner["api"] == resolve_component("router", "stochastic_kernel").api
     assert inner["entry_point"] == "ni_standard.routers.sampled_kernels:StochasticKernel"
     assert len(inner["source_sha256"]) == 64
     assert components["model.input"]["options"]["patch"] == 4
     assert {"data", "model.head", "model.scripts.0.body.linear"} <= components.keys()
-    assert "model.router" not in components  # each script has its own
-    assert lock_difference(lock_of(recipe, None), lock_of(recipe, None)) == []
+    assert "model.router" not in components, "each script has its own router"
+    assert compare_lockfiles(build_lockfile(recipe, None), build_lockfile(recipe, None)) == []
 
 
-def test_a_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
-    """Each sample that it looks at counts, and their number."""
-    split = build_data(small_recipe(tmp_path)).open()["train"]
-    first = fingerprint(split)
+def test_data_fingerprint_covers_the_contents(tmp_path: Path) -> None:
+    """A small change of one sample that the fingerprint reads changes it."""
+    split = build_data(load_small_recipe(tmp_path)).open()["train"]
+    first = data_fingerprint(split)
     assert first["samples"] == 1400
-    assert fingerprint(split) == first
+    assert data_fingerprint(split) == first
 
     class Changed:
         def __len__(self) -> int:
@@ -102,20 +109,21 @@ def test_a_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
             batch.inputs[-1, 0, 0, 0] += 1e-6
             return batch
 
-    assert fingerprint(Changed())["sha256"] != first["sha256"]
+    assert data_fingerprint(Changed())["sha256"] != first["sha256"]
 
 
-def test_resumed_elsewhere(checkpoint: Path, tmp_path: Path) -> None:
-    """Other code is told, other data end the run before it begins."""
+def test_resume_with_other_code_or_other_data(checkpoint: Path, tmp_path: Path) -> None:
+    """Other code is a warning, other data are an error before the run starts."""
     earlier = checkpoint.with_name("step-2")
-    relocked(earlier, lambda lock: lock.update(torch="1.0"))
-    heard = Warnings()
-    resume(earlier, run=tmp_path / "other", listeners=[heard])
-    assert heard.messages == [
-        f"not as when it was saved, so the run may go on otherwise: torch: was 1.0, is {torch.__version__}"
+    change_lockfile(earlier, lambda lock: lock.update(torch="1.0"))
+    collector = WarningCollector()
+    resume(earlier, run_dir=tmp_path / "other", listeners=[collector])
+    assert collector.messages == [
+        f"differs from when the checkpoint was saved, so the run may continue differently: torch: was 1.0, is {torch.__version__}"
     ]
-    relocked(earlier, lambda lock: lock["data"]["train"].update(samples=7))
+    change_lockfile(earlier, lambda lock: lock["data"]["train"].update(samples=7))
     with pytest.raises(
-        CheckpointError, match=r"was trained on other data \(data.train.samples: was 7, is 1400\); restore them"
+        CheckpointError,
+        match=r"was trained on different data \(data.train.samples: was 7, is 1400\); restore that data",
     ):
-        resume(earlier, run=tmp_path / "third")
+        resume(earlier, run_dir=tmp_path / "third")

@@ -1,4 +1,4 @@
-"""The command `ni`, called in this process."""
+"""Fixtures that call the command `ni` in this process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from ni_framework.cli import main
-from tests.helpers.small_recipe import TEXT
+from tests.helpers.small_recipe import SMALL_RECIPE_YAML
 
 
-class Result(NamedTuple):
-    """What a command leaves behind."""
+class NiResult(NamedTuple):
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -24,21 +24,22 @@ class Result(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The one document on stdout."""
+        """The JSON document on stdout."""
         return json.loads(self.out)
 
 
-Ni = Callable[..., Result]
+RunNi = Callable[..., NiResult]
 
 
 @pytest.fixture
-def ni(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ni:
-    """Runs `ni` with these arguments; a traceback is a failure of any test."""
+def ni(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunNi:
+    """Returns a function that runs `ni` with arguments; a traceback fails the test."""
     logging.captureWarnings(False)
-    monkeypatch.setenv("NI_PLUGINS", "")  # so that it is taken back, whatever --no-plugins does to it
+    # Registers the variable with monkeypatch, which restores it after --no-plugins has changed it.
+    monkeypatch.setenv("NI_PLUGINS", "")
     monkeypatch.delenv("NI_PLUGINS")
 
-    def run(*arguments: object) -> Result:
+    def run(*arguments: object) -> NiResult:
         monkeypatch.setattr(sys, "argv", ["ni", *map(str, arguments)])
         capsys.readouterr()
         try:
@@ -48,14 +49,14 @@ def ni(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> N
             code = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
         out, err = capsys.readouterr()
         assert "Traceback" not in err
-        return Result(code, out, err)
+        return NiResult(code, out, err)
 
     return run
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, which holds a small recipe called small.yaml."""
+def small_recipe_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Changes to an empty folder that contains a small recipe, small.yaml."""
     monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(TEXT)
+    Path("small.yaml").write_text(SMALL_RECIPE_YAML)
     return tmp_path

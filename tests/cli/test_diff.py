@@ -1,4 +1,4 @@
-"""`ni diff`: what differs between two checkpoints, and what they do with the same elements."""
+"""`ni diff`: the differences between two checkpoints, and their routing of the same elements."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from torch import Tensor
 from ni_framework import build_model, trace
 from ni_framework.checkpoint.load import load_checkpoint
 from ni_framework.checkpoint.run_dir import find_checkpoint
-from ni_framework.evaluation.function_usage import Chosen
+from ni_framework.evaluation.function_usage import SampledSplit
 from ni_framework.model.compose import build_data
 from ni_framework.training.train import train
-from tests.cli.conftest import Ni
-from tests.helpers.small_recipe import rewritten, save_small, small_recipe
+from tests.cli.conftest import RunNi
+from tests.helpers.small_recipe import load_small_recipe, rewrite_checkpoint_file, save_small_checkpoint
 
 SIGNATURE, CODE = "scripts.0.embedding.signature", "scripts.0.embedding.code"
-TENSORS = 36  # of the small model
-ELEMENTS = 256 * 5
+# The number of tensors of the small model.
+TENSOR_COUNT = 36
+ELEMENT_COUNT = 256 * 5
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the small recipe, which all tests here look at."""
+    """Trains a run of the small recipe, which all tests of this module compare with others."""
     folder = tmp_path_factory.mktemp("diff")
-    train(small_recipe(folder, "train.steps=6", "model.router.bandwidth=0.1"), folder / "run")
+    train(load_small_recipe(folder, "train.steps=6", "model.router.bandwidth=0.1"), folder / "run")
     return folder / "run"
 
 
-def edited(place: Path, run: Path, edit: Callable[[dict[str, Tensor]], object], *overrides: str) -> Path:
+def edit_checkpoint(place: Path, run: Path, edit: Callable[[dict[str, Tensor]], object], *overrides: str) -> Path:
     """The run's checkpoint with other weights."""
     model, recipe = load_checkpoint(run)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     edit(weights)
-    recipe = small_recipe(place.parent, "train.steps=6", "model.router.bandwidth=0.1", *overrides)
-    return save_small(place, recipe, 6, weights=weights)
+    recipe = load_small_recipe(place.parent, "train.steps=6", "model.router.bandwidth=0.1", *overrides)
+    return save_small_checkpoint(place, recipe, 6, weights=weights)
 
 
-def swap(*names: str) -> Callable[[dict[str, Tensor]], None]:
-    """Makes f0 what f1 was, and the other way round."""
+def swap_functions(*names: str) -> Callable[[dict[str, Tensor]], None]:
+    """Swaps the rows of f0 and f1 in these tensors."""
 
     def edit(weights: dict[str, Tensor]) -> None:
         for name in names:
@@ -53,156 +54,177 @@ def swap(*names: str) -> Callable[[dict[str, Tensor]], None]:
     return edit
 
 
-def takers_of(run: Path) -> list[list[int]]:
-    """How many elements each function of the run takes most of, by iteration; with a loop over elements."""
+def count_assigned_elements(run: Path) -> list[list[int]]:
+    """Counts with a loop how many elements are assigned to each function of the run, by iteration."""
     model, recipe = load_checkpoint(run)
-    batch = Chosen(build_data(recipe).open()["test"], 256).batch(torch.arange(256), None)
+    batch = SampledSplit(build_data(recipe).open()["test"], 256).batch(torch.arange(256), None)
     counts = []
     for c_BUV in trace(model, batch.inputs).compatibility[0]:
-        number = [0, 0, 0]
+        counts_by_function = [0, 0, 0]
         for shares in c_BUV.transpose(1, 2).flatten(0, 1).tolist():
-            number[max(range(3), key=shares.__getitem__)] += 1
-        counts.append(number)
+            counts_by_function[max(range(3), key=shares.__getitem__)] += 1
+        counts.append(counts_by_function)
     return counts
 
 
-def matrices(document: Any, script: int = 0) -> list[list[list[int]]]:
+def assignment_matrices(document: Any, script: int = 0) -> list[list[list[int]]]:
     return [iteration["matrix"] for iteration in document["routing"]["scripts"][script]["iterations"]]
 
 
-def test_no_difference(ni: Ni, run: Path) -> None:
-    """Is said of each part, with exit code 0; all elements stay."""
-    done = ni("diff", run, find_checkpoint(run), "--routing", "--json")
-    assert (done.code, done.err) == (0, "")
-    found = done.json
+def reassigned_fractions(document: Any) -> list[float]:
+    """Returns the fraction of elements that changed their function in each iteration of the first script."""
+    return [iteration["moved"] for iteration in document["routing"]["scripts"][0]["iterations"]]
+
+
+def test_no_difference(ni: RunNi, run: Path) -> None:
+    """Equal checkpoints have no differences in any section, and no element changes its function."""
+    result = ni("diff", run, find_checkpoint(run), "--routing", "--json")
+    assert (result.code, result.err) == (0, "")
+    document = result.json
     side = {"checkpoint": str(find_checkpoint(run)), "recipe": "small", "step": 6, "weights": "last"}
-    assert (found["a"], found["b"]) == (side, side)
-    assert (found["recipe"], found["parameters"], found["lock"]) == ([], [], [])
-    assert found["equal_parameters"] == TENSORS
-    assert [of["moved"] for of in found["routing"]["scripts"][0]["iterations"]] == [0, 0]
+    assert document["a"] == side
+    assert document["b"] == side
+    assert document["recipe"] == []
+    assert document["parameters"] == []
+    assert document["lock"] == []
+    assert document["equal_parameters"] == TENSOR_COUNT
+    assert reassigned_fractions(document) == [0, 0]
     lines = ni("diff", run, run).out.splitlines()
     assert lines[0] == f"A: {find_checkpoint(run)}: small, step 6, last weights"
     assert lines[2:] == [
         "",
         "recipe: no difference",
         "",
-        f"parameters: 0 tensors differ, {TENSORS} are equal",
+        f"parameters: 0 tensors differ, {TENSOR_COUNT} are equal",
         "",
         "made with: no difference",
     ]
     assert ni("diff", run, run, "--json").json["routing"] is None
 
 
-def test_swapped_functions_swap_their_elements(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """With signatures and codes f0 is what f1 was: its elements move in every iteration, those of f2 stay."""
-    other = edited(tmp_path / "other", run, swap(SIGNATURE, CODE))
-    done = ni("diff", run, other, "--routing", "--json").json
-    counts = takers_of(run)
-    assert all(min(of) > 0 for of in counts), "or a matrix would be too easy"
-    routing = done["routing"]
-    assert (routing["samples"], routing["inputs"], routing["elements"]) == (256, "held-out samples of B", "all")
-    assert matrices(done) == [[[0, n0, 0, 0], [n1, 0, 0, 0], [0, 0, n2, 0], [0, 0, 0, 0]] for n0, n1, n2 in counts]
-    shares = [of["moved"] for of in routing["scripts"][0]["iterations"]]
-    assert shares == pytest.approx([(n0 + n1) / ELEMENTS for n0, n1, _ in counts])
-    by_name = {of["name"]: of for of in done["parameters"]}
+def test_swapped_functions(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """If f0 and f1 are swapped, their elements change function in every iteration, and those of f2 do not."""
+    other = edit_checkpoint(tmp_path / "other", run, swap_functions(SIGNATURE, CODE))
+    result = ni("diff", run, other, "--routing", "--json").json
+    counts = count_assigned_elements(run)
+    assert all(min(iteration) > 0 for iteration in counts), "every function must take some elements"
+    routing = result["routing"]
+    assert routing["samples"] == 256
+    assert routing["inputs"] == "held-out samples of B"
+    assert routing["elements"] == "all"
+    assert assignment_matrices(result) == [
+        [[0, n0, 0, 0], [n1, 0, 0, 0], [0, 0, n2, 0], [0, 0, 0, 0]] for n0, n1, n2 in counts
+    ]
+    assert reassigned_fractions(result) == pytest.approx([(n0 + n1) / ELEMENT_COUNT for n0, n1, _ in counts])
+    by_name = {parameter["name"]: parameter for parameter in result["parameters"]}
     assert by_name.keys() == {SIGNATURE, CODE}
-    assert done["equal_parameters"] == TENSORS - 2
+    assert result["equal_parameters"] == TENSOR_COUNT - 2
     weights = load_checkpoint(run)[0].state_dict()
-    for name, of in by_name.items():
-        row = weights[name].double()
-        apart = (row[0] - row[1]).norm()
-        assert [function["name"] for function in of["functions"]] == ["f0", "f1"]
-        expected = [(apart / row[number].norm()).item() for number in (0, 1)]
-        assert [function["change"] for function in of["functions"]] == pytest.approx(expected)
-        assert of["change"] == pytest.approx((2**0.5 * apart / row.norm()).item())
+    for name, parameter in by_name.items():
+        rows = weights[name].double()
+        distance = (rows[0] - rows[1]).norm()
+        assert [function["name"] for function in parameter["functions"]] == ["f0", "f1"]
+        expected = [(distance / rows[number].norm()).item() for number in (0, 1)]
+        assert [function["change"] for function in parameter["functions"]] == pytest.approx(expected)
+        assert parameter["change"] == pytest.approx((2**0.5 * distance / rows.norm()).item())
 
 
-def test_swapped_signatures_move_the_first_iteration(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """Nothing has been computed before it; the text shows the counts."""
-    other = edited(tmp_path / "other", run, swap(SIGNATURE))
-    n0, n1, n2 = takers_of(run)[0]
-    done = ni("diff", run, other, "--routing", "--json").json
-    assert matrices(done)[0] == [[0, n0, 0, 0], [n1, 0, 0, 0], [0, 0, n2, 0], [0, 0, 0, 0]]
+def test_swapped_signatures(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """Swapped signatures swap the elements of the first iteration; the text shows the counts."""
+    other = edit_checkpoint(tmp_path / "other", run, swap_functions(SIGNATURE))
+    n0, n1, n2 = count_assigned_elements(run)[0]
+    result = ni("diff", run, other, "--routing", "--json").json
+    assert assignment_matrices(result)[0] == [[0, n0, 0, 0], [n1, 0, 0, 0], [0, 0, n2, 0], [0, 0, 0, 0]]
     lines = ni("diff", run, other, "--routing").out.splitlines()
-    assert "routing, all elements of 256 held-out samples of B: who takes most, A (rows) to B (columns)" in lines
-    at = lines.index(f"script0, iteration 0: {(n0 + n1) / ELEMENTS:.1%} of 1,280 elements moved")
+    assert (
+        "routing, all elements of 256 held-out samples of B: elements by their function in A (rows) and B (columns)"
+        in lines
+    )
+    at = lines.index(f"script0, iteration 0: {(n0 + n1) / ELEMENT_COUNT:.1%} of 1,280 elements changed function")
     assert lines[at + 1].split() == ["f0", "f1", "f2", "none"]
     assert lines[at + 2].split() == ["f0", "0", f"{n0:,}", "0", "0"]
     assert lines[at + 5].split() == ["none", "0", "0", "0", "0"]
 
 
-def test_added_functions(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """What a script has more of is told by name; the rest is compared row by row, and so is who takes what."""
+def test_added_functions(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """Added functions are listed by name; the others are compared row by row, as is the routing."""
 
     def grow(weights: dict[str, Tensor]) -> None:
         weights[SIGNATURE] = torch.cat([weights[SIGNATURE], -weights[SIGNATURE][:2]])
         weights[CODE] = torch.cat([weights[CODE], weights[CODE][:2]])
         weights[CODE][1] *= 1.5
 
-    other = edited(tmp_path / "other", run, grow, "model.functions=5", "model.iterations=1")
-    done = ni("diff", run, other, "--routing", "--json").json
-    assert done["recipe"] == [
+    other = edit_checkpoint(tmp_path / "other", run, grow, "model.functions=5", "model.iterations=1")
+    result = ni("diff", run, other, "--routing", "--json").json
+    assert result["recipe"] == [
         {"key": "model.iterations", "a": 2, "b": 1, "only_in": None},
         {"key": "model.functions", "a": 3, "b": 5, "only_in": None},
     ]
     added = [{"name": name, "change": None, "only_in": "B"} for name in ("f3", "f4")]
     longer = {"name": "f1", "change": pytest.approx(0.5), "only_in": None}
-    assert done["parameters"] == [
+    assert result["parameters"] == [
         {"name": CODE, "shape_a": [3, 5], "shape_b": [5, 5], "change": None, "functions": [longer, *added]},
         {"name": SIGNATURE, "shape_a": [3, 4], "shape_b": [5, 4], "change": None, "functions": added},
     ]
-    (matrix,) = matrices(done)
+    (matrix,) = assignment_matrices(result)
     assert [len(row) for row in matrix] == [6] * 4
-    assert [sum(row) for row in matrix] == [*takers_of(run)[0], 0]
-    assert sum(matrix[u][v] for u in range(3) for v in range(3) if u != v) == 0, "none moves between the old ones"
-    (iteration,) = done["routing"]["scripts"][0]["iterations"]
-    to_new = sum(sum(row[3:]) for row in matrix)
-    assert 0 < iteration["moved"] == pytest.approx(to_new / ELEMENTS)
+    assert [sum(row) for row in matrix] == [*count_assigned_elements(run)[0], 0]
+    assert sum(matrix[u][v] for u in range(3) for v in range(3) if u != v) == 0, (
+        "no element moves between existing functions"
+    )
+    (iteration,) = result["routing"]["scripts"][0]["iterations"]
+    reassigned_to_added = sum(sum(row[3:]) for row in matrix)
+    assert reassigned_to_added > 0
+    assert iteration["moved"] == pytest.approx(reassigned_to_added / ELEMENT_COUNT)
     lines = [line.split() for line in ni("diff", other, run).out.splitlines()]
     assert [SIGNATURE, "5x4", "3x4", "f3", "to", "f4", "only", "in", "A"] in lines
 
 
-def test_elements_that_no_function_takes(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """Are a column of their own."""
-    other = edited(tmp_path / "other", run, lambda weights: None, "model.router.truncation=1e-7")
-    done = ni("diff", run, other, "--routing", "--json").json
-    assert done["recipe"] == [{"key": "model.router.truncation", "a": 1.42, "b": 1e-7, "only_in": None}]
-    assert matrices(done)[0] == [[0, 0, 0, count] for count in takers_of(run)[0]] + [[0, 0, 0, 0]]
-    assert [of["moved"] for of in done["routing"]["scripts"][0]["iterations"]] == [1, 1]
-    larger = small_recipe(tmp_path, "model.router.truncation=1e-7", "model.functions=5")
-    done = ni("diff", other, save_small(tmp_path / "larger", larger, 2), "--routing", "--json").json
-    assert matrices(done)[0][3] == [0, 0, 0, 0, 0, ELEMENTS]
-    assert [of["moved"] for of in done["routing"]["scripts"][0]["iterations"]] == [0, 0], "none is no function"
+def test_elements_without_function(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """Elements that no function takes are counted in the last row and column."""
+    other = edit_checkpoint(tmp_path / "other", run, lambda weights: None, "model.router.truncation=1e-7")
+    result = ni("diff", run, other, "--routing", "--json").json
+    assert result["recipe"] == [{"key": "model.router.truncation", "a": 1.42, "b": 1e-7, "only_in": None}]
+    assert assignment_matrices(result)[0] == [[0, 0, 0, count] for count in count_assigned_elements(run)[0]] + [
+        [0, 0, 0, 0]
+    ]
+    assert reassigned_fractions(result) == [1, 1]
+    larger = load_small_recipe(tmp_path, "model.router.truncation=1e-7", "model.functions=5")
+    result = ni("diff", other, save_small_checkpoint(tmp_path / "larger", larger, 2), "--routing", "--json").json
+    assert assignment_matrices(result)[0][3] == [0, 0, 0, 0, 0, ELEMENT_COUNT]
+    assert reassigned_fractions(result) == [0, 0], "elements without a function in both models have not changed"
 
 
-def test_other_parts(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """Tensors that only one side has, or in another shape; rows are not told where all have changed."""
+def test_different_modules(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """Tensors may be on one side only, or have different shapes; single rows are not listed if all have changed."""
     overrides = ("model.body.lines=2", "model.body.key=4", "seed=9", "model.scripts=[{}, {}]")
-    other = save_small(tmp_path / "other", small_recipe(tmp_path, *overrides), 2)
-    done = ni("diff", run, other, "--routing", "--json").json
-    by_name = {of["name"]: of for of in done["parameters"]}
+    other = save_small_checkpoint(tmp_path / "other", load_small_recipe(tmp_path, *overrides), 2)
+    result = ni("diff", run, other, "--routing", "--json").json
+    by_name = {parameter["name"]: parameter for parameter in result["parameters"]}
     first = "scripts.0.body.lines.{}.maps.query.weight"
     assert (by_name[first.format(1)]["shape_a"], by_name[first.format(1)]["shape_b"]) == (None, [8, 12])
     assert (by_name[first.format(0)]["shape_a"], by_name[first.format(0)]["shape_b"]) == ([6, 12], [8, 12])
     assert by_name[first.format(0)]["change"] is None
     assert by_name[CODE]["functions"] == []
     assert by_name[CODE]["change"] > 0.5
-    assert len(done["routing"]["scripts"]) == 1, "the first is all that both have"
-    keys = {of["key"]: of for of in done["recipe"]}
+    assert len(result["routing"]["scripts"]) == 1, "only the first script is in both models"
+    keys = {change["key"]: change for change in result["recipe"]}
     assert keys["model.scripts"]["only_in"] == "A"
     assert (keys["model.scripts.1.body.lines"]["b"], keys["model.scripts.1.body.lines"]["only_in"]) == (2, "B")
     out = ni("diff", run, other).out
-    assert f"and {len(done['parameters']) - 40} that changed less; --json has all" in out.splitlines()
+    assert f"and {len(result['parameters']) - 40} that changed less; --json has all" in out.splitlines()
     assert [first.format(1), "absent", "8x12"] in [line.split() for line in out.splitlines()]
     assert ["model.scripts", "1", "absent"] in [line.split() for line in out.splitlines()]
 
 
-def test_from_nothing(ni: Ni, tmp_path: Path) -> None:
-    """A change of zeros has no measure in parts of them."""
-    recipe = small_recipe(tmp_path)
+def test_change_from_zero(ni: RunNi, tmp_path: Path) -> None:
+    """A tensor of zeros has no relative change."""
+    recipe = load_small_recipe(tmp_path)
     weights = build_model(recipe).state_dict()
-    one = save_small(tmp_path / "one", recipe, 2, weights=weights | {"head.maps.0.1.bias": torch.zeros(10)})
-    other = save_small(tmp_path / "other", recipe, 2, weights=weights | {"head.maps.0.1.bias": torch.ones(10)})
+    one = save_small_checkpoint(tmp_path / "one", recipe, 2, weights=weights | {"head.maps.0.1.bias": torch.zeros(10)})
+    other = save_small_checkpoint(
+        tmp_path / "other", recipe, 2, weights=weights | {"head.maps.0.1.bias": torch.ones(10)}
+    )
     (change,) = ni("diff", one, other, "--json").json["parameters"]
     assert (change["name"], change["change"]) == ("head.maps.0.1.bias", None)
     rows = [line.split() for line in ni("diff", one, other).out.splitlines()]
@@ -212,8 +234,8 @@ def test_from_nothing(ni: Ni, tmp_path: Path) -> None:
     ]
 
 
-def test_what_they_were_made_with(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """Versions, components and data, key by key; seed and options stand in the recipe."""
+def test_lockfiles_are_compared(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """Versions, components and data are compared key by key, except seed and options, which are in the recipe."""
     copy = shutil.copytree(find_checkpoint(run), tmp_path / "copy")
     lock: dict[str, Any] = json.loads((copy / "lock.json").read_text())
     lock["torch"] = "1.\x1b0"
@@ -222,88 +244,88 @@ def test_what_they_were_made_with(ni: Ni, run: Path, tmp_path: Path) -> None:
     lock["components"]["model.body.linear"]["version"] = "9.9"
     lock["components"]["model.body"]["options"]["lines"] = 8
     del lock["components"]["model.head"]
-    rewritten(copy, "lock.json", json.dumps(lock).encode())
-    found = {of["key"]: of for of in ni("diff", run, copy, "--json").json["lock"]}
-    head = {key for key in found if key.startswith("components.model.head.")}
-    assert {found[key]["only_in"] for key in head} == {"A"}
+    rewrite_checkpoint_file(copy, "lock.json", json.dumps(lock).encode())
+    document = {change["key"]: change for change in ni("diff", run, copy, "--json").json["lock"]}
+    head = {key for key in document if key.startswith("components.model.head.")}
+    assert {document[key]["only_in"] for key in head} == {"A"}
     assert "components.model.head.version" in head
-    assert found.keys() - head == {"torch", "data.train.samples", "components.model.body.linear.version"}
-    assert (found["data.train.samples"]["a"], found["data.train.samples"]["b"]) == (1400, 7)
+    assert document.keys() - head == {"torch", "data.train.samples", "components.model.body.linear.version"}
+    assert (document["data.train.samples"]["a"], document["data.train.samples"]["b"]) == (1400, 7)
     out = ni("diff", run, copy).out
     assert ["torch", torch.__version__, "1.\\u001b0"] in [line.split() for line in out.splitlines()]
     assert "\x1b" not in out
 
 
-def test_without_data(ni: Ni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The golden inputs of B do, and that is said."""
+def test_without_data(ni: RunNi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the data, the golden inputs of B are used, and the reason is reported."""
     monkeypatch.chdir(tmp_path)
     absent = "data={use: image_folder, root: photos, classes: 10, image: [1, 8, 8]}"
-    place = save_small(tmp_path / "some", small_recipe(tmp_path, absent), 2)
-    done = ni("diff", place, place, "--routing", "--json")
-    assert done.code == 0
-    assert done.err.startswith("not compared: held-out samples, so that the golden inputs were taken: ")
-    assert "photos" in done.err
-    assert (done.json["routing"]["samples"], done.json["routing"]["inputs"]) == (2, "golden inputs of B")
-    assert [sum(map(sum, matrix)) for matrix in matrices(done.json)] == [10, 10]
+    place = save_small_checkpoint(tmp_path / "some", load_small_recipe(tmp_path, absent), 2)
+    result = ni("diff", place, place, "--routing", "--json")
+    assert result.code == 0
+    assert result.err.startswith("not compared: held-out samples, so the golden inputs were used: ")
+    assert "photos" in result.err
+    assert (result.json["routing"]["samples"], result.json["routing"]["inputs"]) == (2, "golden inputs of B")
+    assert [sum(map(sum, matrix)) for matrix in assignment_matrices(result.json)] == [10, 10]
 
 
-def test_other_tasks(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """Only elements of the input are the same then."""
+def test_different_tasks(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """Models with different CLS elements are compared on the elements of the input only."""
     two = "data={use: multitask, tasks: {one: {use: digits}, two: {use: digits}}}"
-    other = save_small(tmp_path / "other", small_recipe(tmp_path, two), 2)
-    done = ni("diff", other, run, "--routing", "--json").json
-    assert done["routing"]["elements"] == "those of the input"
-    assert [sum(map(sum, matrix)) for matrix in matrices(done)] == [256 * 4] * 2
+    other = save_small_checkpoint(tmp_path / "other", load_small_recipe(tmp_path, two), 2)
+    result = ni("diff", other, run, "--routing", "--json").json
+    assert result["routing"]["elements"] == "those of the input"
+    assert [sum(map(sum, matrix)) for matrix in assignment_matrices(result)] == [256 * 4] * 2
     assert "routing, elements of the input of 256 held-out samples of B" in ni("diff", other, run, "--routing").out
 
 
-def test_many_functions(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """The largest moves instead of a matrix."""
-    other = save_small(tmp_path / "other", small_recipe(tmp_path, "model.functions=40"), 2)
-    shown = ni("diff", run, other, "--routing").out
-    matrix = matrices(ni("diff", run, other, "--routing", "--json").json)[0]
+def test_many_functions(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """For many functions, the text lists the largest counts instead of a matrix."""
+    other = save_small_checkpoint(tmp_path / "other", load_small_recipe(tmp_path, "model.functions=40"), 2)
+    text = ni("diff", run, other, "--routing").out
+    matrix = assignment_matrices(ni("diff", run, other, "--routing", "--json").json)[0]
     count, one, two = min((-n, u, v) for u, row in enumerate(matrix[:3]) for v, n in enumerate(row) if u != v)
-    lines = [line.split() for line in shown.splitlines()]
+    lines = [line.split() for line in text.splitlines()]
     at = lines.index(["from", "to", "elements"])
     assert lines[at + 1] == [f"f{one}", f"f{two}", str(-count)]
-    assert lines[at + 11][:2] == ["script0,", "iteration"], "ten moves of each"
-    assert "f3 to f39 only in B" in shown
-    few = edited(tmp_path / "few", other, lambda weights: weights[CODE][:20].mul_(2), "model.functions=40")
+    assert lines[at + 11][:2] == ["script0,", "iteration"], "ten counts of each iteration are listed"
+    assert "f3 to f39 only in B" in text
+    few = edit_checkpoint(tmp_path / "few", other, lambda weights: weights[CODE][:20].mul_(2), "model.functions=40")
     (row,) = [line for line in ni("diff", other, few).out.splitlines() if line.startswith(CODE)]
     assert row.endswith(", f11 100.00%, 8 more")
 
 
-REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "another shape": (
+INCOMPARABLE_CHECKPOINTS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "different shape": (
         ("data=digits_multitask", "model.input.image=[3,16,16]"),
         "takes inputs of shape [1, 8, 8], {other} [3, 16, 16]",
     ),
-    "other patches": (("model.input.patch=2",), "makes an input into so many elements: 4, {other} 16"),
+    "different patches": (("model.input.patch=2",), "has this number of elements for an input: 4, {other} 16"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_routing_needs_the_same_elements(name: str, ni: Ni, run: Path, tmp_path: Path) -> None:
-    """Else it is refused, with the way out; the rest can be compared."""
-    overrides, text = REFUSED[name]
-    other = save_small(tmp_path / "other", small_recipe(tmp_path, *overrides), 2)
+@pytest.mark.parametrize("name", INCOMPARABLE_CHECKPOINTS)
+def test_routing_needs_the_same_elements(name: str, ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """Routing of different elements cannot be compared; everything else can."""
+    overrides, text = INCOMPARABLE_CHECKPOINTS[name]
+    other = save_small_checkpoint(tmp_path / "other", load_small_recipe(tmp_path, *overrides), 2)
     assert ni("diff", run, other).code == 0
-    done = ni("diff", run, other, "--routing")
-    assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        f"error: routing can be compared on the same elements only, but {find_checkpoint(run)} {text.format(other=other)}; "
-        "leave out --routing, or name checkpoints with the same input\n"
+    result = ni("diff", run, other, "--routing")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        f"error: routing can only be compared on the same elements, but {find_checkpoint(run)} {text.format(other=other)}; "
+        "remove --routing, or name checkpoints with the same input\n"
     )
 
 
-def test_bad_checkpoints(ni: Ni, run: Path, tmp_path: Path) -> None:
-    """On either side: exit code 6, and which it is."""
+def test_invalid_checkpoints(ni: RunNi, run: Path, tmp_path: Path) -> None:
+    """An invalid checkpoint on either side ends with exit code 6 and is named."""
     (tmp_path / "empty").mkdir()
     for pair in ((run, tmp_path / "empty"), (tmp_path / "empty", run)):
-        done = ni("diff", *pair)
-        assert (done.code, done.out) == (6, "")
-        assert done.err == (
-            f"error: {tmp_path / 'empty'}: holds no checkpoint; name a folder with a checkpoint.json, "
+        result = ni("diff", *pair)
+        assert (result.code, result.out) == (6, "")
+        assert result.err == (
+            f"error: {tmp_path / 'empty'}: contains no checkpoint; name a folder with a checkpoint.json, "
             "or a run that has saved one\n"
         )
     copy = shutil.copytree(find_checkpoint(run), tmp_path / "copy")

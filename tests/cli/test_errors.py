@@ -1,4 +1,4 @@
-"""What is said when a command cannot do what it was asked, and the exit code that goes with it."""
+"""The error messages and exit codes of commands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ni
+from tests.cli.conftest import RunNi
 
-CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
+COMMAND_ERRORS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown command": (("tain",), 2, "error: there is no command 'tain'; did you mean 'train'?\n  help: ni --help\n"),
     "unknown flag": (
         ("check", "small.yaml", "--jsn"),
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
         "override 'model.input.patch=3': error: model.input.patch: a patch of 3 does not divide the image's 8 rows\n"
         "    model.input.patch=3\n                      ^\n  help: patches that fit: 1, 2, 4, 8\n",
     ),
-    "patch does not divide more than could be counted": (
+    "patch does not divide a very large image": (
         ("check", "small.yaml", "model.input.image=[1,1000000000000,8]", "model.input.patch=3"),
         3,
         "override 'model.input.patch=3': error: model.input.patch: a patch of 3 does not divide the image's 1000000000000 rows\n"
@@ -90,7 +90,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "foreign checkpoint": (
         ("eval", "."),
         6,
-        "error: .: holds no checkpoint; name a folder with a checkpoint.json, or a run that has saved one\n",
+        "error: .: contains no checkpoint; name a folder with a checkpoint.json, or a run that has saved one\n",
     ),
     "unknown component to show": (
         ("show", "kernl"),
@@ -105,89 +105,91 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a run folder in use": (
         ("train", "small.yaml", "--output", "taken"),
         2,
-        "error: taken: holds a run already; go on with it (ni train --resume taken) or name another --output\n",
+        "error: taken: contains a run already; resume it (ni train --resume taken) or name another --output\n",
     ),
     "a file for a run folder": (
         ("train", "small.yaml", "--output", "small.yaml"),
         2,
-        "error: small.yaml: is no folder; name another with --output\n",
+        "error: small.yaml: is not a folder; name another with --output\n",
     ),
-    "neither a recipe nor a run": (
+    "neither recipe nor run": (
         ("train",),
         2,
-        "error: name a RECIPE to train, or a run to go on with: ni train --resume RUN\n",
+        "error: name a RECIPE to train, or a run to resume: ni train --resume RUN\n",
     ),
-    "a recipe for a run that has one": (
+    "recipe with resume": (
         ("train", "small.yaml", "--resume", "used"),
         2,
-        "error: small.yaml: --resume takes the recipe of its run; leave the recipe out\n",
+        "error: small.yaml: --resume uses the recipe of its run; do not give another one\n",
     ),
-    "resumed and begun at once": (
+    "resume and from together": (
         ("train", "--resume", "used", "--from", "used"),
         2,
-        "error: --from begins a new run with a checkpoint's weights, --resume goes on with a run; give one of them\n",
+        "error: --from starts a new run with the weights of a checkpoint, --resume continues a run; give only one of them\n",
     ),
     "nothing to resume": (
         ("train", "--resume", "used"),
         6,
-        "error: used: holds no checkpoint; name a folder with a checkpoint.json, or a run that has saved one\n",
+        "error: used: contains no checkpoint; name a folder with a checkpoint.json, or a run that has saved one\n",
     ),
-    "a seed for a run that has one": (
+    "seed with resume": (
         ("train", "--resume", "used", "seed=3"),
         2,
-        "error: seed=3: a resumed run goes on as it began; only train.steps, train.log_every, train.evaluate_every, "
-        "train.workers, train.accumulate, train.recompute, train.skip.budget and engine may change; to train these weights "
-        "otherwise, use ni train RECIPE --from\n",
+        "error: seed=3: a resumed run keeps its settings; only train.steps, train.log_every, train.evaluate_every, "
+        "train.workers, train.micro_batches, train.activation_checkpointing, train.skip.max_consecutive and engine may "
+        "change; to train these weights with other settings, use ni train RECIPE --from\n",
     ),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_error(name: str, ni: Ni, small: Path) -> None:
-    """The text ends stderr, and the exit code is the documented one; with --json both stand in a document."""
-    arguments, code, text = CASES[name]
-    (small / "typo.yaml").write_text((small / "small.yaml").read_text().replace("width:", "widht:"))
-    (small / "used" / "checkpoints").mkdir(parents=True)
-    (small / "taken" / "checkpoints" / "step-1").mkdir(parents=True)
-    (small / "taken" / "checkpoints" / "step-1" / "checkpoint.json").write_text("{}")
+@pytest.mark.parametrize("name", COMMAND_ERRORS)
+def test_error(name: str, ni: RunNi, small_recipe_dir: Path) -> None:
+    """The text is at the end of stderr, and the exit code is as documented; with --json a document contains both."""
+    arguments, code, text = COMMAND_ERRORS[name]
+    (small_recipe_dir / "typo.yaml").write_text(
+        (small_recipe_dir / "small.yaml").read_text().replace("width:", "widht:")
+    )
+    (small_recipe_dir / "used" / "checkpoints").mkdir(parents=True)
+    (small_recipe_dir / "taken" / "checkpoints" / "step-1").mkdir(parents=True)
+    (small_recipe_dir / "taken" / "checkpoints" / "step-1" / "checkpoint.json").write_text("{}")
     if "{attrs}" in text:
         from importlib.metadata import version
 
         text = text.format(attrs=version("attrs"))
-    done = ni(*arguments)
-    assert done.code == code
-    assert done.out == ""
-    assert text in done.err if "requires" in arguments[-1] else done.err.endswith(text)
+    result = ni(*arguments)
+    assert result.code == code
+    assert result.out == ""
+    assert text in result.err if "requires" in arguments[-1] else result.err.endswith(text)
     error = ni(*arguments, "--json").json["error"]
     assert error["exit_code"] == code
     if code in (3, 4):
         assert error["problems"][-1]["message"] in text
 
 
-def test_data_absent_is_a_failed_run(ni: Ni, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 1, before a run folder is made."""
+def test_missing_data(ni: RunNi, small_recipe_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing data ends with exit code 1, before a run folder is created."""
     from ni_framework.errors import RunError
 
-    def absent(self: object) -> None:
+    def raise_missing(self: object) -> None:
         raise RunError("data: digits.npz is expected in data/; put it there")
 
-    monkeypatch.setattr("ni_standard.data.digits.Digits.open", absent)
-    done = ni("train", "small.yaml", "--output", "run")
-    assert (done.code, done.err) == (1, "error: data: digits.npz is expected in data/; put it there\n")
-    assert not (small / "run").exists()
+    monkeypatch.setattr("ni_standard.data.digits.Digits.open", raise_missing)
+    result = ni("train", "small.yaml", "--output", "run")
+    assert (result.code, result.err) == (1, "error: data: digits.npz is expected in data/; put it there\n")
+    assert not (small_recipe_dir / "run").exists()
 
 
-def test_a_fault_of_our_own_is_admitted(ni: Ni, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a traceback; NI_DEBUG=1 shows it."""
+def test_internal_error(ni: RunNi, small_recipe_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected exception is reported without a traceback; NI_DEBUG=1 shows the traceback."""
 
     def fail(*_: object) -> None:
         raise KeyError("oops")
 
     monkeypatch.setattr("ni_framework.registry.load_recipe", fail)
-    done = ni("check", "small.yaml")
-    assert done.code == 1
+    result = ni("check", "small.yaml")
+    assert result.code == 1
     assert (
-        done.err
+        result.err
         == "error: ni itself failed: KeyError: 'oops'\n  help: set NI_DEBUG=1 for the traceback and report it\n"
     )
     monkeypatch.setenv("NI_DEBUG", "1")
@@ -195,23 +197,23 @@ def test_a_fault_of_our_own_is_admitted(ni: Ni, small: Path, monkeypatch: pytest
         ni("check", "small.yaml")
 
 
-def test_read_only_folder(ni: Ni, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that names the path."""
+def test_read_only_folder(ni: RunNi, small_recipe_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the file system is one line that names the path."""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "runs")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    done = ni("train", "small.yaml")
-    assert (done.code, done.err) == (
+    result = ni("train", "small.yaml")
+    assert (result.code, result.err) == (
         1,
         "error: runs: Permission denied; check the path, its permissions and the space left\n",
     )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_interrupted_run_is_saved(number: signal.Signals, code: int, small: Path) -> None:
-    """A signal ends the run after its step with a checkpoint that can be evaluated."""
+def test_interrupted_run_is_saved(number: signal.Signals, code: int, small_recipe_dir: Path) -> None:
+    """A signal ends the run after the current step, with a checkpoint from which it can be resumed."""
     command = [sys.executable, "-c", "from ni_framework.cli import main; main()", "train", "small.yaml"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(
@@ -222,7 +224,7 @@ def test_interrupted_run_is_saved(number: signal.Signals, code: int, small: Path
         env=environment,
     )
     try:
-        metrics = small / "run" / "metrics.jsonl"
+        metrics = small_recipe_dir / "run" / "metrics.jsonl"
         deadline = time.monotonic() + 60
         while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
             assert run.poll() is None, run.communicate()
@@ -236,17 +238,18 @@ def test_interrupted_run_is_saved(number: signal.Signals, code: int, small: Path
     assert "Traceback" not in err
     assert out == ""
     assert "error: interrupted after step " in err
-    (checkpoint,) = (small / "run" / "checkpoints").glob("step-*")
+    (checkpoint,) = (small_recipe_dir / "run" / "checkpoints").glob("step-*")
     assert f"saved as run/checkpoints/{checkpoint.name}" in err
-    assert "go on with ni train --resume run" in err
+    assert "continue with ni train --resume run" in err
     step = int(checkpoint.name.removeprefix("step-"))
-    done = subprocess.run(
+    result = subprocess.run(
         [*command[:-1], "--resume", "run", f"train.steps={step + 2}", "--json"],
         capture_output=True,
         text=True,
         env=environment,
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["checkpoint"] == f"run/checkpoints/step-{step + 2}"
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["checkpoint"] == f"run/checkpoints/step-{step + 2}"
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == [*range(step + 3), step + 2]  # the last line but one of training, the last of evaluation
+    # The last two lines are of the same step: one of training, one of the evaluation.
+    assert steps == [*range(step + 3), step + 2]

@@ -1,4 +1,4 @@
-"""`ni plot`: the path on stdout, and what is said where nothing can be drawn or written."""
+"""`ni plot`: the path on stdout, and errors if nothing can be plotted or written."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ni
+from tests.cli.conftest import RunNi
 
-NOW = "check the path, its permissions and the space left"
+WRITE_HINT = "check the path, its permissions and the space left"
 
 
 @pytest.fixture
-def run(small: Path) -> Path:
-    """A run of one line, in the folder to work in."""
-    (small / "run").mkdir()
-    (small / "run/metrics.jsonl").write_text('{"step": 1, "seconds": 1, "train/loss": 2.0}\n')
-    return small / "run"
+def run(small_recipe_dir: Path) -> Path:
+    """Makes a run with one line of metrics in the working folder."""
+    (small_recipe_dir / "run").mkdir()
+    (small_recipe_dir / "run/metrics.jsonl").write_text('{"step": 1, "seconds": 1, "train/loss": 2.0}\n')
+    return small_recipe_dir / "run"
 
 
-def test_it_writes_a_png_and_says_where(ni: Ni, run: Path) -> None:
-    """In the run folder, or as asked; nothing else is left behind."""
-    done = ni("plot", "run")
-    assert (done.code, done.out, done.err) == (0, "run/plot.png\n", "")
+def test_writes_png_and_prints_path(ni: RunNi, run: Path) -> None:
+    """The file is written to the run folder or to --output, and nothing else is."""
+    result = ni("plot", "run")
+    assert (result.code, result.out, result.err) == (0, "run/plot.png\n", "")
     assert (run / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert ni("plot", "run", "run", "--output", "other.png", "--json").json == {"plot": "other.png"}
-    assert Path("other.png").read_bytes() == (run / "plot.png").read_bytes(), "the same run twice is one run"
+    assert Path("other.png").read_bytes() == (run / "plot.png").read_bytes(), "the same run given twice is plotted once"
     assert sorted(entry.name for entry in run.iterdir()) == ["metrics.jsonl", "plot.png"]
 
 
-def test_what_cannot_be_drawn_or_written(ni: Ni, run: Path) -> None:
-    """Each is said in one line, of the file that was asked for."""
+def test_plot_errors(ni: RunNi, run: Path) -> None:
+    """Each error is one line that names the requested file."""
     (run.parent / "empty").mkdir()
     cases = {
-        ("absent",): (2, "absent: there is no such run; name the folder of a run"),
-        ("empty",): (2, "empty: holds no metrics.jsonl; name the folder of a run"),
-        ("run", "--output", "no/a.png"): (1, f"no/a.png: No such file or directory; {NOW}"),
-        ("run", "--output", "empty"): (1, f"empty: Is a directory; {NOW}"),
+        ("absent",): (2, "absent: there is no such folder; name a run folder"),
+        ("empty",): (2, "empty: contains no metrics.jsonl; name a run folder"),
+        ("run", "--output", "no/a.png"): (1, f"no/a.png: No such file or directory; {WRITE_HINT}"),
+        ("run", "--output", "empty"): (1, f"empty: Is a directory; {WRITE_HINT}"),
     }
     for arguments, (code, message) in cases.items():
-        done = ni("plot", *arguments)
-        assert (done.code, done.out, done.err) == (code, "", f"error: {message}\n")
+        result = ni("plot", *arguments)
+        assert (result.code, result.out, result.err) == (code, "", f"error: {message}\n")
     assert sorted(entry.name for entry in run.parent.iterdir()) == ["empty", "run", "small.yaml"]

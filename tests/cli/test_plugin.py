@@ -1,13 +1,15 @@
-"""`ni plugin test`, and what `ni show` and `ni ls --load` say of conformance."""
+"""`ni plugin test`, and the conformance in `ni show` and `ni ls --load`."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.cli.conftest import Ni
-from tests.helpers.distributions import Install, install  # noqa: F401  a fixture
+from tests.cli.conftest import RunNi
+from tests.helpers.distributions import InstallDistribution, install  # noqa: F401  a fixture
 
-SOURCE = '''
+pytestmark = pytest.mark.slow
+
+ODD_SOURCE = '''
 from torch import Tensor, nn
 from ni_framework.contracts import TypeInference
 
@@ -19,76 +21,77 @@ class Odd(TypeInference):
     def forward(self, x_BVD, context):
         return self.linear(x_BVD - x_BVD.mean(dim=0))
 '''
-ENTRY = {"type_inference": {"odd": "ni_odd:Odd"}}
-FAILURE = (
-    "  batch: its type BVT differs by up to {} when sample 0 is asked about alone\n"
-    "    why: what a model says of a sample must not depend on which others happen to be asked about with it\n"
-    "    fix: take no mean, maximum or sorting over B; elements compete within their sample only\n"
+ODD_ENTRY = {"type_inference": {"odd": "ni_odd:Odd"}}
+BATCH_CHECK_FAILURE = (
+    "  batch: its type BVT differs by up to {} when sample 0 is computed alone\n"
+    "    why: the output of a model for a sample must not depend on the other samples in its batch\n"
+    "    fix: do not average, sort or take maxima over B; elements may compete only within their sample\n"
 )
 
 
 @pytest.fixture
-def odd(install: Install) -> None:  # noqa: F811
-    install("ni_odd", SOURCE, ENTRY)
+def odd_plugin(install: InstallDistribution) -> None:  # noqa: F811
+    install("ni_odd", ODD_SOURCE, ODD_ENTRY)
 
 
-@pytest.mark.usefixtures("odd")
-def test_failure_is_told_with_why_and_fix(ni: Ni) -> None:
-    done = ni("plugin", "test", "ni-odd")
-    assert done.code == 5
-    first, *_ = done.out.splitlines()
+@pytest.mark.usefixtures("odd_plugin")
+def test_failure_is_explained(ni: RunNi) -> None:
+    result = ni("plugin", "test", "ni-odd")
+    assert result.code == 5
+    first, *_ = result.out.splitlines()
     assert first == "type_inference/odd of ni-odd 0.1: 18 passed, 1 failed, 1 excused"
-    start, _, rest = FAILURE.partition("{}")
-    assert start in done.out
-    assert rest in done.out
-    assert done.err == "trying type_inference/odd ...\nerror: 1 of 1 do not conform: type_inference/odd\n"
+    start, _, rest = BATCH_CHECK_FAILURE.partition("{}")
+    assert start in result.out
+    assert rest in result.out
+    assert result.err == "checking type_inference/odd ...\nerror: 1 of 1 do not conform: type_inference/odd\n"
 
 
-@pytest.mark.usefixtures("odd")
-def test_as_one_document(ni: Ni) -> None:
-    """The result alone on stdout, whatever it is."""
-    done = ni("plugin", "test", "odd", "--json")
-    assert done.code == 5
-    (tried,) = done.json
-    verdicts = {check["name"]: check["verdict"] for check in tried["checks"]}
+@pytest.mark.usefixtures("odd_plugin")
+def test_json_document(ni: RunNi) -> None:
+    """With --json, stdout has the result alone, even if a check fails."""
+    result = ni("plugin", "test", "odd", "--json")
+    assert result.code == 5
+    (report,) = result.json
+    verdicts = {check["name"]: check["verdict"] for check in report["checks"]}
     assert verdicts["batch"] == "failed"
     assert verdicts["shapes"] == "passed"
-    (failed,) = [check for check in tried["checks"] if check["name"] == "batch"]
+    (failed,) = [check for check in report["checks"] if check["name"] == "batch"]
     assert failed["why"]
     assert failed["fix"]
 
 
-def test_what_conforms(ni: Ni) -> None:
-    done = ni("plugin", "test", "type_inference/mlp")
-    assert done.code == 0
-    assert done.out == (
-        "type_inference/mlp of ni-framework 0.1.0: 19 passed, 1 excused\n  told: excused, it tells nothing beside its result\n"
+def test_conforming_component(ni: RunNi) -> None:
+    result = ni("plugin", "test", "type_inference/mlp")
+    assert result.code == 0
+    assert result.out == (
+        "type_inference/mlp of ni-framework 0.1.0: 19 passed, 1 excused\n"
+        "  aux_outputs: excused, it returns neither losses nor statistics\n"
     )
 
 
-def test_what_is_not_there(ni: Ni) -> None:
-    done = ni("plugin", "test", "nobody")
-    assert (done.code, done.err) == (
+def test_unknown_name(ni: RunNi) -> None:
+    result = ni("plugin", "test", "nobody")
+    assert (result.code, result.err) == (
         3,
         "error: there is no component or distribution `nobody`\n  help: `ni ls` lists all\n",
     )
 
 
 @pytest.mark.usefixtures("install")
-def test_what_cannot_be_loaded_is_told(install: Install, ni: Ni) -> None:  # noqa: F811
-    install("ni_odd", "1 / 0", ENTRY)
-    done = ni("plugin", "test", "odd")
-    assert done.code == 5
-    assert done.out == (
-        "type_inference/odd of ni-odd 0.1: not tried\n"
+def test_component_that_cannot_be_imported(install: InstallDistribution, ni: RunNi) -> None:  # noqa: F811
+    install("ni_odd", "1 / 0", ODD_ENTRY)
+    result = ni("plugin", "test", "odd")
+    assert result.code == 5
+    assert result.out == (
+        "type_inference/odd of ni-odd 0.1: not checked\n"
         "  type_inference `odd` of ni-odd 0.1 (ni_odd:Odd) cannot be imported: ZeroDivisionError: division by zero\n"
     )
 
 
-@pytest.mark.usefixtures("odd")
-def test_shown_with_the_component(ni: Ni) -> None:
-    done = ni("show", "odd")
-    assert done.code == 0
-    assert "\n\nconformance: 18 passed, 1 failed, 1 excused\n  batch: its type BVT differs" in done.out
+@pytest.mark.usefixtures("odd_plugin")
+def test_show_prints_conformance(ni: RunNi) -> None:
+    result = ni("show", "odd")
+    assert result.code == 0
+    assert "\n\nconformance: 18 passed, 1 failed, 1 excused\n  batch: its type BVT differs" in result.out
     (document,) = ni("show", "odd", "--json").json
     assert document["conformance"] == "18 passed, 1 failed, 1 excused"

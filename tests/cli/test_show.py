@@ -1,4 +1,4 @@
-"""The tables of `ni show RECIPE`."""
+"""`ni show RECIPE`: its tables and its document."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.cli.output import in_bytes
-from tests.cli.conftest import Ni
+from ni_framework.cli.output import format_bytes
+from tests.cli.conftest import RunNi
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def test_tables_of_ten_billion_parameters_fit_a_screen(ni: Ni) -> None:
-    """Parts with totals, then tensors, the largest first; equal ones are one line."""
-    shown = ni("show", RECIPES / "scale" / "10b.yaml")
-    assert shown.code == 0
-    tables = shown.out.partition("\n# ")[2]
-    summary, parts, tensors = tables.split("\n\n")
+def test_tables_of_large_model_fit_screen(ni: RunNi) -> None:
+    """The tables list modules with totals, then tensors, the largest first; equal ones share a line."""
+    result = ni("show", RECIPES / "scale" / "10b.yaml")
+    assert result.code == 0
+    tables = result.out.partition("\n# ")[2]
+    summary, modules, tensors = tables.split("\n\n")
     assert summary == "10,074,075,006 parameters, 197 elements, 22 scripts of 4 functions x 4 iterations"
-    assert parts.splitlines()[:4] == [
+    assert modules.splitlines()[:4] == [
         "part                             parameters     fp32  times         each",
         "input                             3,952,640  15.8 MB      1    3,952,640",
         "scripts.0-21                 10,066,013,078  40.3 GB     22  457,546,049",
@@ -41,8 +41,7 @@ def test_tables_of_ten_billion_parameters_fit_a_screen(ni: Ni) -> None:
     assert len(tables.splitlines()) < 60
 
 
-def test_document_is_complete(ni: Ni) -> None:
-    """Every parameter by its own name."""
+def test_document_has_every_parameter(ni: RunNi) -> None:
     document = ni("show", RECIPES / "scale" / "10b.yaml", "--json").json
     shapes = {parameter["name"]: parameter["shape"] for parameter in document["parameters"]}
     assert shapes["scripts.21.body.lines.1.maps.mlp_out.weight"] == [4096, 16384]
@@ -54,5 +53,5 @@ def test_document_is_complete(ni: Ni) -> None:
     ("number", "expected"),
     [(None, "-"), (0, "-"), (999, "999 B"), (1000, "1 kB"), (40.3e9, "40.3 GB"), (1.234e15, "1.23e+03 TB")],
 )
-def test_bytes(number: float | None, expected: str) -> None:
-    assert in_bytes(number) == expected
+def test_format_bytes(number: float | None, expected: str) -> None:
+    assert format_bytes(number) == expected

@@ -1,27 +1,27 @@
-"""Tables on terminals of any width."""
+"""Tables for people, on terminals of any width."""
 
 from __future__ import annotations
 
 import pytest
 
-from ni_framework.cli.tables import Grid, rendered
+from ni_framework.cli.tables import Grid, render_blocks
 
 GRID = Grid(("name", "a", "bb", "ccc"), [("first", "1", "22", "333"), ("x", "4444", "5", "[b]6[/b]")])
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """As if stdout were a terminal of 20 columns."""
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Makes stdout look like a terminal with 20 columns."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "20")
     return monkeypatch
 
 
-def test_elsewhere_a_table_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain text, whatever COLUMNS says, for what reads it next."""
+def test_table_without_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal the output is plain text for programs, and COLUMNS is ignored."""
     monkeypatch.setenv("COLUMNS", "20")
-    assert rendered(["a line", GRID]).splitlines() == [
+    assert render_blocks(["a line", GRID]).splitlines() == [
         "a line",
         "name      a  bb       ccc",
         "first     1  22       333",
@@ -29,9 +29,9 @@ def test_elsewhere_a_table_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_narrow_terminals_get_columns_below(terminal: pytest.MonkeyPatch) -> None:
-    """With the names again; nothing is cut."""
-    assert plain(rendered([GRID])) == [
+def test_table_on_narrow_terminal(narrow_terminal: pytest.MonkeyPatch) -> None:
+    """Columns that do not fit are in a further table, with the names; nothing is cut off."""
+    assert strip_bold(render_blocks([GRID])) == [
         "name      a  bb",
         "first     1  22",
         "x      4444   5",
@@ -39,22 +39,24 @@ def test_narrow_terminals_get_columns_below(terminal: pytest.MonkeyPatch) -> Non
         "first       333",
         "x      [b]6[/b]",
     ]
-    terminal.setenv("COLUMNS", "3")
-    assert len(plain(rendered([GRID]))) == 9, "one column at least, however narrow it is"
-    terminal.setenv("COLUMNS", "25")
-    assert len(plain(rendered([GRID]))) == 3
-    terminal.setenv("COLUMNS", "24")
-    assert len(plain(rendered([GRID]))) == 6
+    narrow_terminal.setenv("COLUMNS", "3")
+    assert len(strip_bold(render_blocks([GRID]))) == 9, (
+        "each table has one column at least, however narrow the terminal is"
+    )
+    narrow_terminal.setenv("COLUMNS", "25")
+    assert len(strip_bold(render_blocks([GRID]))) == 3
+    narrow_terminal.setenv("COLUMNS", "24")
+    assert len(strip_bold(render_blocks([GRID]))) == 6
 
 
-def test_headings_are_bold_and_nothing_has_a_colour(terminal: pytest.MonkeyPatch) -> None:
-    """So that NO_COLOR finds nothing to take away."""
-    text = rendered([GRID])
+def test_headings_are_bold_without_colours(narrow_terminal: pytest.MonkeyPatch) -> None:
+    """Headings are bold and there are no colours, so NO_COLOR changes nothing."""
+    text = render_blocks([GRID])
     assert "\x1b[1m" in text
-    terminal.setenv("NO_COLOR", "1")
-    assert rendered([GRID]) == text
+    narrow_terminal.setenv("NO_COLOR", "1")
+    assert render_blocks([GRID]) == text
 
 
-def plain(text: str) -> list[str]:
-    """The lines without what makes them bold."""
+def strip_bold(text: str) -> list[str]:
+    """Returns the lines without the control sequences of bold text."""
     return [line.rstrip() for line in text.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()]

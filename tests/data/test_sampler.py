@@ -1,4 +1,4 @@
-"""The order of samples is a function of seed and step."""
+"""The order of samples depends on seed and step only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch
-from ni_framework.data.sampler import Order
+from ni_framework.data.sampler import EpochSampler
 
 
-class Numbers:
-    """Samples that are their own index, and show the key they were given."""
+class IndexSplit:
+    """Samples that are their own index; the target is their random key."""
 
     def __len__(self) -> int:
         return 11
@@ -21,9 +21,9 @@ class Numbers:
 
 
 def test_every_epoch_has_every_sample_once() -> None:
-    """Batches reach over the end of an epoch, and none is lost or repeated."""
-    order = Order(Numbers(), 4, seed=0)
-    seen = torch.cat([order[step].inputs for step in range(11)])
+    """Batches cross the end of an epoch, and no sample is lost or repeated."""
+    sampler = EpochSampler(IndexSplit(), 4, seed=0)
+    seen = torch.cat([sampler[step].inputs for step in range(11)])
     epochs = seen.split(11)
     assert len(epochs) == 4
     for epoch in epochs:
@@ -31,9 +31,9 @@ def test_every_epoch_has_every_sample_once() -> None:
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
 
 
-def test_order_does_not_depend_on_the_size_of_a_batch_or_on_earlier_steps() -> None:
-    """A batch of 12 is three of 4; a step can be asked for alone; keys belong to positions."""
-    small, large = Order(Numbers(), 4, seed=0), Order(Numbers(), 12, seed=0)
+def test_order_is_independent_of_batch_size_and_earlier_steps() -> None:
+    """A batch of 12 equals three batches of 4, which can be read in any order; random keys belong to positions."""
+    small, large = EpochSampler(IndexSplit(), 4, seed=0), EpochSampler(IndexSplit(), 12, seed=0)
     three = [small[step] for step in (5, 3, 4)]
     for name in ("inputs", "key"):
         values = [
@@ -44,7 +44,7 @@ def test_order_does_not_depend_on_the_size_of_a_batch_or_on_earlier_steps() -> N
 
 
 def test_seed_changes_order_and_keys() -> None:
-    """Two seeds share neither."""
-    first, second = Order(Numbers(), 11, seed=0)[0], Order(Numbers(), 11, seed=1)[0]
+    """Two seeds give another order and other random keys."""
+    first, second = EpochSampler(IndexSplit(), 11, seed=0)[0], EpochSampler(IndexSplit(), 11, seed=1)[0]
     assert not torch.equal(first.inputs, second.inputs)
     assert not set(first.targets["key"].tolist()) & set(second.targets["key"].tolist())

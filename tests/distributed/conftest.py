@@ -1,4 +1,4 @@
-"""Process pools that tests here share, and workers of a launcher that end with the test."""
+"""Pools of ranks that the tests share, and a launcher that ends with the test."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.testing.workers.pool import Processes
-from tests.helpers.launcher_process import Crew
+from ni_framework.testing.workers.pool import WorkerPool
+from tests.helpers.launcher_process import LauncherProcess
 
 
 @pytest.fixture(scope="session")
-def two() -> Iterator[Processes]:
-    with Processes(2) as processes:
+def two_ranks() -> Iterator[WorkerPool]:
+    with WorkerPool(2) as processes:
         yield processes
 
 
 @pytest.fixture(scope="session")
-def four() -> Iterator[Processes]:
-    with Processes(4) as processes:
+def four_ranks() -> Iterator[WorkerPool]:
+    with WorkerPool(4) as processes:
         yield processes
 
 
 @pytest.fixture
-def crew(tmp_path: Path) -> Iterator[Crew]:
-    """Whatever happens, none of its processes outlives the test."""
-    made = Crew(tmp_path)
-    yield made
-    if made.begun:
-        made.close()
+def launcher_process(tmp_path: Path) -> Iterator[LauncherProcess]:
+    """A launcher, of which no process outlives the test."""
+    launcher = LauncherProcess(tmp_path)
+    yield launcher
+    if launcher.started_at:
+        launcher.close()

@@ -1,4 +1,4 @@
-"""With DeepSpeed as without: the same numbers at any stage, in any number of processes."""
+"""DeepSpeed gives the same numbers as the local engine and plain torch, at any stage and with any number of ranks."""
 
 from __future__ import annotations
 
@@ -7,107 +7,116 @@ from itertools import product
 
 import pytest
 
-from ni_framework.testing.workers.pool import Processes
-from tests.helpers.engine_agreement import agree
-from tests.helpers.engine_cases import CONSTANT, FROZEN, Case
+from ni_framework.testing.workers.pool import WorkerPool
+from tests.helpers.engine_agreement import assert_engines_agree
+from tests.helpers.engine_cases import FROZEN_PREFIXES, NO_GRAD_PREFIXES, EngineCase
 
-PRODUCT = [
-    Case(
+ITERATION_SCRIPT_CASES = [
+    EngineCase(
         (
             f"model.iterations={iterations}",
             f"model.scripts={scripts}",
-            f"train.recompute={recompute}",
+            f"train.activation_checkpointing={checkpointing}",
             f"model.execution={execution}",
         ),
         frozen=frozen,
     )
-    for iterations, scripts, recompute, frozen, execution in product(
-        (1, 2, 4, 8), (1, 3), ("none", "iteration", "script"), ((), FROZEN), ("dense", "packed")
+    for iterations, scripts, checkpointing, frozen, execution in product(
+        (1, 2, 4, 8), (1, 3), ("none", "iteration", "script"), ((), FROZEN_PREFIXES), ("dense", "packed")
     )
 ]
 
 
 @pytest.fixture(scope="module")
-def one() -> Iterator[Processes]:
-    with Processes(1) as processes:
+def one_rank() -> Iterator[WorkerPool]:
+    with WorkerPool(1) as processes:
         yield processes
 
 
 @pytest.fixture(scope="module")
-def three() -> Iterator[Processes]:
-    with Processes(3) as processes:
+def three_ranks() -> Iterator[WorkerPool]:
+    with WorkerPool(3) as processes:
         yield processes
 
 
-def test_all_processes_take_part(two: Processes, four: Processes) -> None:
-    assert two.call("tests.helpers.rank_functions.engine_agreement:team_size") == [2, 2]
-    assert four.call("tests.helpers.rank_functions.engine_agreement:team_size") == [4] * 4
+def test_world_size_of_pools(two_ranks: WorkerPool, four_ranks: WorkerPool) -> None:
+    assert two_ranks.call("tests.helpers.rank_functions.engine_agreement:count_ranks") == [2, 2]
+    assert four_ranks.call("tests.helpers.rank_functions.engine_agreement:count_ranks") == [4] * 4
 
 
-# Every value of every setting is among the few; what is long is among all.
+# Every value of every setting is in the short selection; `soak` runs all cases.
 @pytest.mark.parametrize("every", [19, pytest.param(1, marks=pytest.mark.soak)])
-def test_in_two_processes(two: Processes, every: int) -> None:
-    agree(two, PRODUCT[:-1:every])
+def test_two_ranks_agree(two_ranks: WorkerPool, every: int) -> None:
+    assert_engines_agree(two_ranks, ITERATION_SCRIPT_CASES[:-1:every])
 
 
 @pytest.mark.parametrize("every", [39, pytest.param(5, marks=pytest.mark.soak)])
-def test_in_four_processes(four: Processes, every: int) -> None:
-    agree(four, PRODUCT[57::every])
+def test_four_ranks_agree(four_ranks: WorkerPool, every: int) -> None:
+    assert_engines_agree(four_ranks, ITERATION_SCRIPT_CASES[57::every])
 
 
 @pytest.mark.parametrize("every", [71, pytest.param(5, marks=pytest.mark.soak)])
-def test_in_one_process(one: Processes, every: int) -> None:
-    agree(one, PRODUCT[29::every])
+def test_one_rank_agrees(one_rank: WorkerPool, every: int) -> None:
+    assert_engines_agree(one_rank, ITERATION_SCRIPT_CASES[29::every])
 
 
-def test_adamw(two: Processes) -> None:
-    agree(two, [Case(("model.scripts=2",), optimizer="adamw", steps=20)])
+def test_adamw_agrees(two_ranks: WorkerPool) -> None:
+    assert_engines_agree(two_ranks, [EngineCase(("model.scripts=2",), optimizer="adamw", steps=20)])
 
 
 @pytest.mark.soak
-def test_adamw_everywhere(two: Processes, four: Processes) -> None:
-    cases = [Case(case.overrides, case.stages, "adamw", case.frozen, steps=20) for case in PRODUCT[3::7]]
-    agree(two, cases)
-    agree(four, cases)
+def test_adamw_agrees_in_many_cases(two_ranks: WorkerPool, four_ranks: WorkerPool) -> None:
+    cases = [
+        EngineCase(case.overrides, case.stages, "adamw", case.frozen, steps=20) for case in ITERATION_SCRIPT_CASES[3::7]
+    ]
+    assert_engines_agree(two_ranks, cases)
+    assert_engines_agree(four_ranks, cases)
 
 
-def test_bf16(two: Processes) -> None:
-    (found,) = agree(two, [Case(("train.precision=bf16", "model.scripts=2"), optimizer="adamw")])
-    (exact,) = agree(two, [Case(("model.scripts=2",), optimizer="adamw", stages=(2,))])
-    assert all(of_stage["last loss"] != exact[0][0]["last loss"] for of_stage in found[0])
+def test_bf16_agrees(two_ranks: WorkerPool) -> None:
+    (bf16,) = assert_engines_agree(
+        two_ranks, [EngineCase(("train.precision=bf16", "model.scripts=2"), optimizer="adamw")]
+    )
+    (fp32,) = assert_engines_agree(two_ranks, [EngineCase(("model.scripts=2",), optimizer="adamw", stages=(2,))])
+    assert all(stage["last loss"] != fp32[0][0]["last loss"] for stage in bf16[0]), "bf16 was not used"
 
 
-def test_in_parts_with_gradients_of_any_norm(two: Processes) -> None:
-    """Neither clipping nor Adam hides a wrong scale of the gradient here."""
-    agree(two, [Case(("train.accumulate=4", "train.clip=null"))])
+def test_micro_batches_with_clipped_gradients(two_ranks: WorkerPool) -> None:
+    """Without clipping and without Adam, which would hide a wrong scale of the gradient."""
+    assert_engines_agree(two_ranks, [EngineCase(("train.micro_batches=4", "train.max_grad_norm=null"))])
 
 
-def test_a_state_that_needs_no_gradient(two: Processes) -> None:
-    agree(two, [Case(("model.scripts=2", "train.recompute=iteration"), frozen=CONSTANT)])
+def test_script_input_without_gradient(two_ranks: WorkerPool) -> None:
+    assert_engines_agree(
+        two_ranks,
+        [EngineCase(("model.scripts=2", "train.activation_checkpointing=iteration"), frozen=NO_GRAD_PREFIXES)],
+    )
 
 
-def test_evaluation_with_more_iterations_changes_nothing(two: Processes) -> None:
-    without, evaluated = agree(two, [Case(stages=(2, 3)), Case(stages=(2, 3), evaluate=5)])
+def test_evaluation_with_more_iterations_does_not_change_training(two_ranks: WorkerPool) -> None:
+    without, evaluated = assert_engines_agree(
+        two_ranks, [EngineCase(stages=(2, 3)), EngineCase(stages=(2, 3), eval_iterations=5)]
+    )
     assert without == evaluated
 
 
-def test_parameters_of_odd_sizes(three: Processes) -> None:
-    """Without elements, without a dimension, of one element, and of fewer than there are processes."""
-    agree(three, [Case(("model.type_inference=scattered", "model.functions=2"))])
+def test_parameters_of_odd_sizes(three_ranks: WorkerPool) -> None:
+    """No element, a scalar, one element, and fewer elements than there are ranks."""
+    assert_engines_agree(three_ranks, [EngineCase(("model.type_inference=scattered", "model.functions=2"))])
 
 
-def test_dataclasses_and_a_module_held_twice(two: Processes) -> None:
-    agree(two, [Case(("model.body=noted", "model.scripts=2"))])
+def test_dataclasses_and_shared_module_agree(two_ranks: WorkerPool) -> None:
+    assert_engines_agree(two_ranks, [EngineCase(("model.body=noted", "model.scripts=2"))])
 
 
-def test_a_module_in_two_scripts(two: Processes) -> None:
-    case = Case(("model.scripts=2",), stages=(0, 1, 2), tied=True)
-    agree(two, [case])
+def test_module_shared_by_two_scripts_agrees(two_ranks: WorkerPool) -> None:
+    case = EngineCase(("model.scripts=2",), stages=(0, 1, 2), shares_type_inference=True)
+    assert_engines_agree(two_ranks, [case])
 
 
-def test_a_module_in_two_scripts_is_refused_at_stage_3(one: Processes) -> None:
-    (said,) = one.call("tests.helpers.rank_functions.engine_agreement:refusal")
-    assert said == (
-        "RunError: engine.stage: 3 divides the model by scripts, and scripts.1.type_inference.layers.0.weight belongs to "
+def test_module_shared_by_two_scripts_is_rejected_at_stage_3(one_rank: WorkerPool) -> None:
+    (message,) = one_rank.call("tests.helpers.rank_functions.engine_agreement:shared_module_error")
+    assert message == (
+        "RunError: engine.stage: 3 shards the model script by script, and scripts.1.type_inference.layers.0.weight belongs to "
         "scripts.0 too; use stage 2, or give each a parameter of its own"
     )

@@ -1,4 +1,4 @@
-"""Weights and what the optimizer remembers on a disk: the same training, and checkpoints that have all of it."""
+"""Weights and optimizer state on NVMe: training is the same as in memory, and checkpoints are complete."""
 
 from __future__ import annotations
 
@@ -9,93 +9,105 @@ from pathlib import Path
 import pytest
 import torch
 
-from ni_framework.checkpoint.manifest import TRAINING, WEIGHTS, read_manifest
-from ni_framework.checkpoint.reader import Stored
-from ni_framework.testing.workers.pool import Processes
-from tests.distributed.test_resharding import COMMON, at, contents, lines
+from ni_framework.checkpoint.manifest import TRAINING_STATE_FILE, WEIGHTS_FILE, read_manifest
+from ni_framework.checkpoint.reader import TensorReader
+from ni_framework.testing.workers.pool import WorkerPool
+from tests.distributed.test_resharding import (
+    RESHARD_OVERRIDES,
+    checkpoint_at,
+    read_checkpoint_tensors,
+    read_metric_values,
+)
 
-STEPS, CUT = 5, 2
-ROUNDING = 1e-6
-# Large enough for the disk, where DeepSpeed puts nothing smaller than a MiB of each process: 2 processes, several groups.
-LARGE = ["model.width=128", "model.body.heads=4", "model.body.key=32", "model.body.hidden=4200"]
-PLAIN = [*COMMON, *LARGE, "train.evaluate_every=3", "engine.use=zero", "engine.stage=3"]
-VARIANTS = {
+NVME_STEPS, NVME_RESUME_STEP = 5, 2
+NVME_TOLERANCE = 1e-6
+# Large enough for several groups on two ranks: DeepSpeed moves nothing below a MiB per rank to the disk.
+LARGE_MODEL = ["model.width=128", "model.body.heads=4", "model.body.key=32", "model.body.hidden=4200"]
+IN_MEMORY_OVERRIDES = [*RESHARD_OVERRIDES, *LARGE_MODEL, "train.evaluate_every=3", "engine.use=zero", "engine.stage=3"]
+OFFLOAD_VARIANTS = {
     "all on the disk": ("{}", "{max_in_cpu: 0}"),
     "weights in memory": ("{}", "{max_in_cpu: 1000000000}"),
     "two groups at once": ("{pipeline_read: true, pipeline_write: true}", "{max_in_cpu: 0}"),
-    "set up fast": ("{fast_init: true}", "{max_in_cpu: 0}"),
+    "fast start": ("{fast_init: true}", "{max_in_cpu: 0}"),
 }
 
 
-def built() -> bool:
-    """Whether DeepSpeed's own part is compiled; nothing is compiled to find out."""
+def is_aio_compiled() -> bool:
+    """Returns whether DeepSpeed's async_io extension is compiled, without compiling it."""
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     return any(root.glob("**/async_io.so"))
 
 
-COMPILED = pytest.mark.skipif(
-    not built(),
-    reason="DeepSpeed's async_io is not compiled here: install libaio-dev, and have AsyncIOBuilder().load() do it",
+needs_compiled_aio = pytest.mark.skipif(
+    not is_aio_compiled(),
+    reason="DeepSpeed's async_io is not compiled here: install libaio-dev, and call AsyncIOBuilder().load()",
 )
-PLACES = [
-    pytest.param((2, False), id="2 by hand"),
-    pytest.param((1, True), id="1", marks=COMPILED),
-    pytest.param((2, True), id="2", marks=COMPILED),
+POOLS_AND_AIO = [
+    pytest.param((2, False), id="2 fake"),
+    pytest.param((1, True), id="1", marks=needs_compiled_aio),
+    pytest.param((2, True), id="2", marks=needs_compiled_aio),
 ]
 
 
-@pytest.fixture(params=PLACES, scope="module")
-def place(request: pytest.FixtureRequest) -> Iterator[tuple[Processes, bool]]:
-    """New processes, and whether they read with what DeepSpeed compiles."""
-    number, real = request.param
-    with Processes(number) as found:
-        yield found, real
+@pytest.fixture(params=POOLS_AND_AIO, scope="module")
+def pool_and_aio(request: pytest.FixtureRequest) -> Iterator[tuple[WorkerPool, bool]]:
+    """A new pool of ranks, and whether they use DeepSpeed's compiled extension."""
+    world_size, real = request.param
+    with WorkerPool(world_size) as pool:
+        yield pool, real
 
 
-def disk(folder: Path, variant: str = "all on the disk") -> list[str]:
-    optimizer, weights = VARIANTS[variant]
-    inside = f"{{sub_group_size: 600000, offload_optimizer: {optimizer}, offload_param: {weights}}}"
+def nvme_overrides(folder: Path, variant: str = "all on the disk") -> list[str]:
+    optimizer, weights = OFFLOAD_VARIANTS[variant]
+    settings = f"{{sub_group_size: 600000, offload_optimizer: {optimizer}, offload_param: {weights}}}"
     return [
-        *PLAIN,
+        *IN_MEMORY_OVERRIDES,
         "engine.offload=nvme",
-        f"engine.nvme={folder / 'disk'}",
-        f"engine.deepspeed.zero_optimization={inside}",
+        f"engine.nvme_dir={folder / 'disk'}",
+        f"engine.deepspeed.zero_optimization={settings}",
     ]
 
 
-def test_a_run_on_a_disk_is_the_run(place: tuple[Processes, bool], tmp_path: Path) -> None:
-    """As it would be in memory; stored are the bits that are held, and with them it goes on as if it had stayed."""
-    processes, real = place
+def test_nvme_run_equals_in_memory_run(pool_and_aio: tuple[WorkerPool, bool], tmp_path: Path) -> None:
+    """Checkpoints have the exact state, and resuming from them gives the uninterrupted run, on NVMe and in memory."""
+    processes, real = pool_and_aio
     plain, run = tmp_path / "plain", tmp_path / "run"
     jobs = [
-        {"run": str(plain), "overrides": PLAIN, "every": 1},
-        {"run": str(run), "overrides": disk(tmp_path), "every": 1},
+        {"run": str(plain), "overrides": IN_MEMORY_OVERRIDES, "every": 1},
+        {"run": str(run), "overrides": nvme_overrides(tmp_path), "every": 1},
     ]
-    for _, found in processes.call("tests.helpers.rank_functions.nvme:run_disk", jobs, real):
-        assert found["groups"] >= 2, found
-        assert found["parameters"] >= 4, found
-        assert found["at once"] == 1, found
-    compared(run, plain)
-    as_held(run, processes.number)
+    for _, counts in processes.call("tests.helpers.rank_functions.nvme:run_jobs_on_nvme", jobs, real):
+        assert counts["groups"] >= 2, counts
+        assert counts["parameters"] >= 4, counts
+        assert counts["at once"] == 1, counts
+    assert_runs_close(run, plain)
+    assert_checkpoints_match_state(run, processes.world_size)
 
-    on, off = tmp_path / "on", tmp_path / "off"
-    moves = [
-        {"run": str(on), "path": str(at(run, CUT)), "overrides": []},
+    resumed, off = tmp_path / "resumed", tmp_path / "off"
+    jobs = [
+        {"run": str(resumed), "path": str(checkpoint_at(run, NVME_RESUME_STEP)), "overrides": []},
         {
             "run": str(off),
-            "path": str(at(run, CUT)),
-            "overrides": ["engine.offload=none", "engine.nvme=null", "engine.deepspeed=null"],
+            "path": str(checkpoint_at(run, NVME_RESUME_STEP)),
+            "overrides": ["engine.offload=none", "engine.nvme_dir=null", "engine.deepspeed=null"],
         },
-        {"run": str(tmp_path / "from"), "path": str(at(plain, CUT)), "overrides": disk(tmp_path)[len(PLAIN) :]},
+        {
+            "run": str(tmp_path / "from"),
+            "path": str(checkpoint_at(plain, NVME_RESUME_STEP)),
+            "overrides": nvme_overrides(tmp_path)[len(IN_MEMORY_OVERRIDES) :],
+        },
     ]
-    processes.call("tests.helpers.rank_functions.nvme:run_disk", moves, real)
-    stayed, gone_on = contents(at(run, STEPS)), contents(at(on, STEPS))
-    assert stayed.keys() == gone_on.keys()
-    assert [name for name in stayed if not torch.equal(stayed[name], gone_on[name])] == []
-    compared(off, plain)
-    compared(tmp_path / "from", plain)
+    processes.call("tests.helpers.rank_functions.nvme:run_jobs_on_nvme", jobs, real)
+    expected, actual = (
+        read_checkpoint_tensors(checkpoint_at(run, NVME_STEPS)),
+        read_checkpoint_tensors(checkpoint_at(resumed, NVME_STEPS)),
+    )
+    assert expected.keys() == actual.keys()
+    assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
+    assert_runs_close(off, plain)
+    assert_runs_close(tmp_path / "from", plain)
     assert os.listdir(tmp_path / "disk") == []
 
 
@@ -104,62 +116,70 @@ def test_a_run_on_a_disk_is_the_run(place: tuple[Processes, bool], tmp_path: Pat
     [
         "weights in memory",
         pytest.param("two groups at once", marks=pytest.mark.soak),
-        pytest.param("set up fast", marks=pytest.mark.soak),
+        pytest.param("fast start", marks=pytest.mark.soak),
     ],
 )
-def test_ways_to_use_a_disk(two: Processes, variant: str, tmp_path: Path) -> None:
+def test_offload_variants(two_ranks: WorkerPool, variant: str, tmp_path: Path) -> None:
     plain, run = tmp_path / "plain", tmp_path / "run"
     jobs = [
-        {"run": str(plain), "overrides": PLAIN, "every": 1},
-        {"run": str(run), "overrides": disk(tmp_path, variant), "every": 1},
+        {"run": str(plain), "overrides": IN_MEMORY_OVERRIDES, "every": 1},
+        {"run": str(run), "overrides": nvme_overrides(tmp_path, variant), "every": 1},
     ]
-    for _, found in two.call("tests.helpers.rank_functions.nvme:run_disk", jobs):
-        assert found["groups"] >= 2, found
-        assert (found["parameters"] == 0) == (variant == "weights in memory"), found
-    compared(run, plain)
-    as_held(run, 2)
-    two.call(
-        "tests.helpers.rank_functions.nvme:run_disk",
-        [{"run": str(tmp_path / "on"), "path": str(at(run, CUT)), "overrides": []}],
+    for _, counts in two_ranks.call("tests.helpers.rank_functions.nvme:run_jobs_on_nvme", jobs):
+        assert counts["groups"] >= 2, counts
+        assert (counts["parameters"] == 0) == (variant == "weights in memory"), counts
+    assert_runs_close(run, plain)
+    assert_checkpoints_match_state(run, 2)
+    two_ranks.call(
+        "tests.helpers.rank_functions.nvme:run_jobs_on_nvme",
+        [{"run": str(tmp_path / "resumed"), "path": str(checkpoint_at(run, NVME_RESUME_STEP)), "overrides": []}],
     )
-    stayed, gone_on = contents(at(run, STEPS)), contents(at(tmp_path / "on", STEPS))
-    assert [name for name in stayed if not torch.equal(stayed[name], gone_on[name])] == []
+    expected, actual = (
+        read_checkpoint_tensors(checkpoint_at(run, NVME_STEPS)),
+        read_checkpoint_tensors(checkpoint_at(tmp_path / "resumed", NVME_STEPS)),
+    )
+    assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
 
 
-def test_frozen_weights_on_a_disk(place: tuple[Processes, bool], tmp_path: Path) -> None:
-    processes, real = place
-    for found in processes.call(
-        "tests.helpers.rank_functions.nvme:frozen_move", str(tmp_path / "saved"), disk(tmp_path), real
+def test_frozen_weights_on_nvme(pool_and_aio: tuple[WorkerPool, bool], tmp_path: Path) -> None:
+    processes, real = pool_and_aio
+    for result in processes.call(
+        "tests.helpers.rank_functions.nvme:reload_frozen_model", str(tmp_path / "saved"), nvme_overrides(tmp_path), real
     ):
-        assert found.pop("frozen on disk") >= 2
-        assert found.pop("apart") > 10
-        assert found == {"differ": [], "wrong": []}
+        assert result.pop("frozen on disk") >= 2
+        assert result.pop("differ before") > 10
+        assert result == {"differ": [], "wrong": []}
     assert os.listdir(tmp_path / "disk") == []
 
 
-def compared(run: Path, other: Path) -> None:
+def assert_runs_close(run: Path, other: Path) -> None:
     """Asserts that two runs ended alike, up to rounding."""
-    mine, theirs = contents(at(run, STEPS)), contents(at(other, STEPS))
-    assert mine.keys() == theirs.keys()
-    assert {name for name in mine if (mine[name].double() - theirs[name].double()).abs().max() > ROUNDING} == set()
-    found, wanted = lines(run), lines(other)
-    shared = [key for key in found if key in wanted and "second" not in key[1] and isinstance(found[key], float)]
+    ours, theirs = (
+        read_checkpoint_tensors(checkpoint_at(run, NVME_STEPS)),
+        read_checkpoint_tensors(checkpoint_at(other, NVME_STEPS)),
+    )
+    assert ours.keys() == theirs.keys()
+    assert {
+        name for name in ours if (ours[name].double() - theirs[name].double()).abs().max() > NVME_TOLERANCE
+    } == set()
+    actual, expected = read_metric_values(run), read_metric_values(other)
+    shared = [key for key in actual if key in expected and "second" not in key[1] and isinstance(actual[key], float)]
     assert any("accuracy" in name for _, name in shared), shared
-    assert {key: found[key] for key in shared} == pytest.approx({key: wanted[key] for key in shared}, abs=1e-5)
+    assert {key: actual[key] for key in shared} == pytest.approx({key: expected[key] for key in shared}, abs=1e-5)
 
 
-def as_held(run: Path, size: int) -> None:
-    """Asserts that each checkpoint has the bits that DeepSpeed itself says are held, of weights and moments."""
-    for step in range(1, STEPS + 1):
-        manifest, folder = read_manifest(at(run, step)), at(run, step)
+def assert_checkpoints_match_state(run: Path, world_size: int) -> None:
+    """Asserts that each checkpoint is bit-identical with the weights and moments that DeepSpeed's own functions return."""
+    for step in range(1, NVME_STEPS + 1):
+        manifest, folder = read_manifest(checkpoint_at(run, step)), checkpoint_at(run, step)
         weights, training = (
-            Stored(folder, manifest, WEIGHTS),
-            Stored(folder, manifest, TRAINING).under("engine/optimizer"),
+            TensorReader(folder, manifest, WEIGHTS_FILE),
+            TensorReader(folder, manifest, TRAINING_STATE_FILE).with_prefix("engine/optimizer"),
         )
-        shards = [torch.load(run / f"held-{step}-{rank}") for rank in range(size)]
+        shards = [torch.load(run / f"state-{step}-{rank}") for rank in range(world_size)]
         assert len(shards[0]) > 30
         for key in shards[0]:
             kind, _, name = key.partition("/")
             whole = (weights.read(name) if kind == "weight" else training.read(key)).flatten()
-            held = torch.cat([shard[key] for shard in shards])[: len(whole)]
-            assert torch.equal(whole, held), key
+            state = torch.cat([shard[key] for shard in shards])[: len(whole)]
+            assert torch.equal(whole, state), key

@@ -1,18 +1,20 @@
-"""One process that fails ends by itself: it asks nothing of the others, which know nothing of it yet."""
+"""A rank that fails ends without waiting for the others; and all ranks use the checkpoint that rank 0 has found."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ni_framework.testing.workers.pool import Processes
+from ni_framework.testing.workers.pool import WorkerPool
 
 
-def test_a_failing_evaluation_is_told_at_once(two: Processes) -> None:
-    (_, _), (said, seconds) = two.call("tests.helpers.rank_functions.rank_agreement:evaluation_fails")
-    assert said == "a disk is gone"
+def test_failing_evaluation_ends_other_ranks_at_once(two_ranks: WorkerPool) -> None:
+    (_, _), (message, seconds) = two_ranks.call("tests.helpers.rank_functions.rank_agreement:fail_on_one_rank")
+    assert message == "a disk is gone"
     assert seconds < 2
 
 
-def test_all_begin_with_the_checkpoint_that_the_first_finds(two: Processes, tmp_path: Path) -> None:
-    """Between two looks at a run folder it may have saved another; at stages 1 to 3 that would mix their weights."""
-    assert two.call("tests.helpers.rank_functions.rank_agreement:begins", str(tmp_path)) == ["2", "2"]
+def test_all_ranks_init_from_checkpoint_found_by_rank_zero(two_ranks: WorkerPool, tmp_path: Path) -> None:
+    """A run may save another checkpoint while the ranks look for one; mixed weights would be the result at stages 1 to 3."""
+    assert two_ranks.call(
+        "tests.helpers.rank_functions.rank_agreement:init_from_rank_dependent_checkpoint", str(tmp_path)
+    ) == ["2", "2"]

@@ -1,4 +1,4 @@
-"""A run of several processes of which one is killed, interrupted or frozen: all end, and no more than a step is lost."""
+"""Runs in which one rank is killed, interrupted or suspended: all ranks end, and no more than a step is lost."""
 
 from __future__ import annotations
 
@@ -12,115 +12,140 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good, pointed_to
-from tests.checkpoint.test_resume import left_behind
-from tests.helpers.multi_rank_runner import Several, Timed
-from tests.helpers.ni_runner import repeated
+from ni_framework.checkpoint.run_dir import find_latest_valid, list_checkpoints, read_latest
+from tests.checkpoint.test_resume import read_final_state
+from tests.helpers.multi_rank_runner import MultiRankRunner, TimedAction
+from tests.helpers.ni_runner import repeat
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Several]:
-    """Starts runs of several processes in a folder of its own."""
-    runner = Several(tmp_path_factory.mktemp("runs"))
+def multi_rank_runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiRankRunner]:
+    """Starts runs with several ranks in a folder of its own."""
+    runner = MultiRankRunner(tmp_path_factory.mktemp("runs"))
     yield runner
     runner.close()
 
 
-def further(run: Path, steps: int) -> int:
-    """The step that is so many after the newest checkpoint's: said steps come in time on a machine of any speed."""
-    return steps + (newest_good(run)[1].step if checkpoints_of(run) else 0)
+def steps_after_newest(run: Path, steps: int) -> int:
+    """Returns the step that is `steps` after the newest checkpoint: steps are a measure of time on a machine of any speed."""
+    return steps + (find_latest_valid(run)[1].step if list_checkpoints(run) else 0)
 
 
-def equals_whole(several: Several, run: Path, steps: int) -> bool:
-    """Whether a run, gone on with to its end, is to the last bit the one to which nothing happened."""
-    ended = several(*several.command(run, steps))
-    assert ended.status == 0 or "has done all of its" in ended.err, ended.err
-    whole = several.folder / f"whole-{steps}"
-    if not checkpoints_of(whole):
-        assert several(*several.command(whole, steps)).status == 0
-    return left_behind(run) == left_behind(whole)
+def resumes_like_uninterrupted_ranks(runner: MultiRankRunner, run: Path, steps: int) -> bool:
+    """Resumes a run to its end; returns whether it is bit-identical to an uninterrupted run.
+
+    Args:
+        runner: Starts the runs.
+        run: The run folder.
+        steps: The number of steps of the run.
+    """
+    result = runner(*runner.command(run, steps))
+    assert result.status == 0 or "has done all of its" in result.err, result.err
+    uninterrupted = runner.folder / f"uninterrupted-{steps}"
+    if not list_checkpoints(uninterrupted):
+        assert runner(*runner.command(uninterrupted, steps)).status == 0
+    return read_final_state(run) == read_final_state(uninterrupted)
 
 
-@repeated(50)
-def test_a_process_is_killed(several: Several, times: int) -> None:
-    """At random instants of start-up, steps and saving: the newest checkpoint is whole and at most one step behind."""
+@repeat(50)
+def test_killed_rank_loses_at_most_one_step(multi_rank_runner: MultiRankRunner, times: int) -> None:
+    """At random instants of start-up, steps and saving, the newest checkpoint is intact."""
     steps, generator = 20 * times, random.Random(times)
-    run = several.folder / "killed"
+    run = multi_rank_runner.folder / "killed"
     shutil.rmtree(run, ignore_errors=True)
     kills, slowest = 0, 0.0
     while kills < times:
         rank = generator.randrange(2)
-        step = further(run, generator.randrange(1, 9))
-        after = generator.choice([None, *[rf"step {step}/\d+  saved"] * 3])  # one in four while it starts
+        step = steps_after_newest(run, generator.randrange(1, 9))
+        after = generator.choice([None, *[rf"step {step}/\d+  saved"] * 3])
+        # One in four kills is during start-up.
         pause = generator.uniform(0, 1.5 if after is None else 0.05)
-        kill = Timed(several, lambda _, rank=rank: os.kill(several.rank(rank), signal.SIGKILL), pause, after)
-        ended = several(*several.command(run, steps), meanwhile=kill)
-        if ended.status == 0:
+        kill = TimedAction(
+            multi_rank_runner,
+            lambda _, rank=rank: os.kill(multi_rank_runner.wait_for_rank(rank), signal.SIGKILL),
+            pause,
+            after,
+        )
+        result = multi_rank_runner(*multi_rank_runner.command(run, steps), meanwhile=kill)
+        if result.status == 0:
             break
         slowest = max(slowest, kill.seconds)
         kills += 1
-        assert ended.status == 1, ended
-        assert f"process {rank} was ended by SIGKILL (out of memory, perhaps)" in ended.err
-        assert "Traceback" not in ended.err
-        if checkpoints_of(run):
-            _, manifest, faults = newest_good(run)
-            assert (faults, manifest.step >= ended.saved, manifest.step >= ended.done - 1) == ([], True, True)
-            assert len(checkpoints_of(run)) <= 4
-    print(f"{kills} kills of {times}; all had ended {slowest:.1f} s later at the latest")
+        assert result.status == 1, result
+        assert f"process {rank} was ended by SIGKILL (perhaps out of memory)" in result.err
+        assert "Traceback" not in result.err
+        if list_checkpoints(run):
+            _, manifest, faults = find_latest_valid(run)
+            assert faults == []
+            assert manifest.step >= result.last_saved_step, "a saved checkpoint is lost"
+            assert manifest.step >= result.last_done_step - 1, "more than one step is lost"
+            assert len(list_checkpoints(run)) <= 4
+    print(f"{kills} kills of {times}; all ranks had ended within {slowest:.1f} s")
     assert kills >= 0.8 * times
-    assert slowest < 5 + 3  # of a busy machine
-    assert equals_whole(several, run, steps)
+    # 5 s, and 3 more on a busy machine.
+    assert slowest < 5 + 3
+    assert resumes_like_uninterrupted_ranks(multi_rank_runner, run, steps)
 
 
-CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
 
 
-@repeated(50)
-def test_one_is_asked_to_stop(several: Several, times: int) -> None:
-    """A signal to one process, or to the one that started them: all stop after the same step, and nothing is lost."""
+@repeat(50)
+def test_stop_signal_to_one_rank_stops_all_ranks(multi_rank_runner: MultiRankRunner, times: int) -> None:
+    """A signal to one rank or to the launcher stops all ranks after the same step, and nothing is lost."""
     steps, generator = 20 * times, random.Random(times)
-    run = several.folder / "asked"
+    run = multi_rank_runner.folder / "stopped"
     shutil.rmtree(run, ignore_errors=True)
     signals, saved, slowest = 0, 0, 0.0
     while signals < times:
-        number, whom = generator.choice(list(CODES)), generator.choice([0, 1, None])
-        step = further(run, generator.randrange(1, 9))  # before they train together, one alone stops alone
+        # None is the launcher. A signal before the ranks are connected would stop one rank alone.
+        number, rank = generator.choice(list(EXIT_CODES)), generator.choice([0, 1, None])
+        step = steps_after_newest(run, generator.randrange(1, 9))
         after, pause = rf"step {step}/\d+  loss", generator.uniform(0, 0.05)
 
-        def ask(child: int, number: signal.Signals = number, whom: int | None = whom) -> None:
-            os.kill(child if whom is None else several.rank(whom), number)
+        def send_signal(child: int, number: signal.Signals = number, rank: int | None = rank) -> None:
+            os.kill(child if rank is None else multi_rank_runner.wait_for_rank(rank), number)
 
-        asking = Timed(several, ask, pause, after)
-        ended = several(*several.command(run, steps), meanwhile=asking)
-        if ended.status == 0:
+        action = TimedAction(multi_rank_runner, send_signal, pause, after)
+        result = multi_rank_runner(*multi_rank_runner.command(run, steps), meanwhile=action)
+        if result.status == 0:
             break
-        slowest = max(slowest, asking.seconds)
+        slowest = max(slowest, action.seconds)
         signals += 1
-        assert ended.status == CODES[number], (number, whom, after, pause, ended)
-        assert "Traceback" not in ended.err
-        saved += "interrupted after step" in ended.err
-        if checkpoints_of(run):
-            checkpoint, manifest, faults = newest_good(run)
-            assert (faults, pointed_to(run)) == ([], checkpoint)
-            assert manifest.step >= ended.done
+        assert result.status == EXIT_CODES[number], (number, rank, after, pause, result)
+        assert "Traceback" not in result.err
+        saved += "interrupted after step" in result.err
+        if list_checkpoints(run):
+            checkpoint, manifest, faults = find_latest_valid(run)
+            assert faults == []
+            assert read_latest(run) == checkpoint
+            assert manifest.step >= result.last_done_step, "a step is lost"
     print(
-        f"{signals} signals of {times}, {saved} answered with a checkpoint; all had ended after {slowest:.1f} s at most"
+        f"{signals} signals of {times}, {saved} of them with a checkpoint; all ranks had ended within {slowest:.1f} s"
     )
     assert signals >= 0.8 * times
     assert saved >= 0.3 * times
-    assert equals_whole(several, run, steps)
+    assert resumes_like_uninterrupted_ranks(multi_rank_runner, run, steps)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_frozen(several: Several, rank: int) -> None:
-    """One that is halted is noticed when time is up, and named; what each of them was at stands in its log."""
-    run = several.folder / f"frozen-{rank}"
-    halted = Timed(several, lambda _: os.kill(several.rank(rank), signal.SIGSTOP), 0.0, "step 3/1000  loss")
-    ended = several(*several.command(run, 1000, "engine.timeout=6"), meanwhile=halted)
-    assert ended.status == 1
-    assert halted.seconds < 6 + 2 + 5 + 1
-    assert f"process {rank} did not end by itself and was killed" in ended.err
-    assert f"process {1 - rank} lost the others: one of them has ended without a word, or answers no more" in ended.err
+def test_frozen_rank_is_detected(multi_rank_runner: MultiRankRunner, rank: int) -> None:
+    """A suspended rank is detected after the timeout, and named; the stacks of each rank are in its log."""
+    run = multi_rank_runner.folder / f"frozen-{rank}"
+    suspend = TimedAction(
+        multi_rank_runner,
+        lambda _: os.kill(multi_rank_runner.wait_for_rank(rank), signal.SIGSTOP),
+        0.0,
+        "step 3/1000  loss",
+    )
+    result = multi_rank_runner(*multi_rank_runner.command(run, 1000, "engine.timeout=6"), meanwhile=suspend)
+    assert result.status == 1
+    assert suspend.seconds < 6 + 2 + 5 + 1
+    assert f"process {rank} did not exit by itself and was killed" in result.err
+    assert (
+        f"process {1 - rank} lost contact with the others: one of them has ended silently, or no longer answers"
+        in result.err
+    )
     assert "most recent call first" in (run / "logs" / f"rank-{rank}.log").read_text()
     assert "Traceback (most recent call last)" in (run / "logs" / f"rank-{1 - rank}.log").read_text()
-    assert re.search(r"^Traceback", ended.err, re.M) is None
+    assert re.search(r"^Traceback", result.err, re.M) is None

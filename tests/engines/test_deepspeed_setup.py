@@ -1,4 +1,4 @@
-"""What is said before DeepSpeed is asked for what it cannot do."""
+"""Errors while DeepSpeed is set up: more processes than GPUs, and a package that cannot be imported."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from ni_framework.distributed.communicator import Team
-from ni_framework.engines.deepspeed.sharded_build import device_of, import_deepspeed
+from ni_framework.distributed.communicator import Communicator
+from ni_framework.engines.deepspeed.setup import import_deepspeed, local_device
 from ni_framework.errors import RunError
 
 
-def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(RunError) as caught:
-        device_of(Team(2, 4))
+        local_device(Communicator(2, 4))
     assert str(caught.value) == (
         "process 2 is number 2 on this machine, counted from 0, and there are 2 GPUs; "
         "start as many processes here as there are GPUs"
@@ -27,7 +27,7 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", [ImportError, RuntimeError, OSError, AttributeError])
 def test_deepspeed_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, fault: type[Exception]) -> None:
-    """Whatever it fails with: a broken one is told as an absent one is."""
+    """The error is the same whatever exception a broken installation raises."""
 
     class Broken(MetaPathFinder):
         def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:

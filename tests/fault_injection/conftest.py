@@ -1,4 +1,4 @@
-"""What tests of faults share."""
+"""Fixtures of the fault injection tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.ni_runner import Runner
+from tests.helpers.ni_runner import NiRunner
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NiRunner]:
     """Starts `ni` in a folder of its own."""
-    runner = Runner(tmp_path_factory.mktemp("runs"))
+    runner = NiRunner(tmp_path_factory.mktemp("runs"))
     yield runner
     runner.close()

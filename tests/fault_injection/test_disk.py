@@ -1,4 +1,4 @@
-"""A disk that fails, and a process that dies, at every single file operation of saving."""
+"""A disk that fails, or a process that is killed, at every file operation of saving."""
 
 from __future__ import annotations
 
@@ -9,71 +9,80 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good
-from tests.checkpoint.test_resume import left_behind
-from tests.fault_injection.test_kills import OVERRIDES
-from tests.helpers.ni_runner import Runner
+from ni_framework.checkpoint.run_dir import find_latest_valid, list_checkpoints
+from tests.checkpoint.test_resume import read_final_state
+from tests.fault_injection.test_kills import KILL_OVERRIDES
+from tests.helpers.ni_runner import NiRunner
 
-RESUME = ("train", "--resume", "run", "train.steps=6")  # from step 4, where each step is saved and two are kept
+# Resumes from step 4; each step is saved, and two checkpoints are kept.
+RESUME_COMMAND = ("train", "--resume", "run", "train.steps=6")
 
 
 @pytest.fixture(scope="module")
-def begun(runner: Runner) -> Path:
-    """A run that has got to step 4, and beside it one that has got to step 6."""
-    arguments = ("train", "small.yaml", "train.schedule=constant", *OVERRIDES, "--every", 1, "--keep", 2)
-    assert runner(*arguments, "train.steps=4", "--output", "begun").status == 0
-    assert runner(*arguments, "train.steps=4", "--output", "whole").status == 0
-    assert runner("train", "--resume", "whole", "train.steps=6").status == 0
-    return runner.folder / "begun"
+def interrupted_run(runner: NiRunner) -> Path:
+    """A run that was stopped after step 4; next to it is `uninterrupted`, which has reached step 6."""
+    arguments = ("train", "small.yaml", "train.schedule=constant", *KILL_OVERRIDES, "--every", 1, "--keep-last", 2)
+    assert runner(*arguments, "train.steps=4", "--output", "interrupted").status == 0
+    assert runner(*arguments, "train.steps=4", "--output", "uninterrupted").status == 0
+    assert runner("train", "--resume", "uninterrupted", "train.steps=6").status == 0
+    return runner.folder / "interrupted"
 
 
-def operations(runner: Runner, begun: Path) -> int:
-    """How many file operations going on from step 4 to step 6 takes."""
-    fresh(runner, begun)
+def count_operations(runner: NiRunner, interrupted: Path) -> int:
+    """Returns the number of file operations from step 4 to step 6."""
+    restore_run(runner, interrupted)
     count = runner.folder / "count"
-    assert runner(*RESUME, how="count", count_to=str(count)).status == 0
+    assert runner(*RESUME_COMMAND, how="count", count_to=str(count)).status == 0
     return int(count.read_text())
 
 
-def fresh(runner: Runner, begun: Path) -> Path:
-    """The run as it was after step 4."""
+def restore_run(runner: NiRunner, interrupted: Path) -> Path:
+    """Returns a copy of the run as it was after step 4."""
     run = runner.folder / "run"
     shutil.rmtree(run, ignore_errors=True)
-    shutil.copytree(begun, run)
+    shutil.copytree(interrupted, run)
     return run
 
 
-def litter(run: Path) -> list[str]:
-    """What nobody will ever read."""
+def stale_files(run: Path) -> list[str]:
+    """Returns the hidden files of a run, without its lock; an interrupted process may have left them."""
     return [path.name for path in run.rglob(".*") if path.name != ".lock"]
 
 
-def chosen(number: int, part: int, seed: int) -> list[int]:
-    """One operation in `part`, the first and the last among them, counted from 1."""
-    places = range(1, number + 1)
-    if part == 1:
-        return list(places)
-    return sorted({1, number, *random.Random(seed).sample(places, number // part)})
+def choose_operations(number: int, every: int, seed: int) -> list[int]:
+    """Draws one of every `every` operations, and the first and the last one, counted from 1.
+
+    Args:
+        number: The number of operations.
+        every: 1 chooses all operations.
+        seed: The seed of the choice.
+    """
+    operations = range(1, number + 1)
+    if every == 1:
+        return list(operations)
+    return sorted({1, number, *random.Random(seed).sample(operations, number // every)})
 
 
-@pytest.mark.parametrize("part", [10, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("how", ["kill", "half"])
-def test_killed_at_each_operation(runner: Runner, begun: Path, how: str, part: int) -> None:
-    """Before it, and in the middle of each write: a good checkpoint is left, and going on leads to the same bits."""
-    number = operations(runner, begun)
+def test_killed_at_each_operation(runner: NiRunner, interrupted_run: Path, how: str, every: int) -> None:
+    """Before it, or in the middle of a write: an intact checkpoint is left, and resuming gives the same bits."""
+    number = count_operations(runner, interrupted_run)
     assert number > 60
-    for at in chosen(number, part, seed=1):
-        run = fresh(runner, begun)
-        assert runner(*RESUME, how=how, at=at).status == -signal.SIGKILL
-        checkpoint, manifest, faults = newest_good(run)
-        assert (manifest.step >= 4, faults) == (True, []), (at, checkpoint)
-        ended = runner(*RESUME)
-        complete = "has done all of its 6 steps" in ended.err
-        assert complete or ended.status == 0, (at, ended.err)
-        assert left_behind(run) == left_behind(begun.with_name("whole")), at
-        assert litter(run) == [], at
-        assert len(checkpoints_of(run)) <= 2 + complete, at  # it may have ended before an old one was removed
-    print(f"{how}: {len(chosen(number, part, seed=1))} of {number} operations")
+    for at in choose_operations(number, every, seed=1):
+        run = restore_run(runner, interrupted_run)
+        assert runner(*RESUME_COMMAND, how=how, at=at).status == -signal.SIGKILL
+        checkpoint, manifest, faults = find_latest_valid(run)
+        assert manifest.step >= 4, (at, checkpoint)
+        assert faults == [], (at, checkpoint)
+        result = runner(*RESUME_COMMAND)
+        complete = "has done all of its 6 steps" in result.err
+        assert complete or result.status == 0, (at, result.err)
+        assert read_final_state(run) == read_final_state(interrupted_run.with_name("uninterrupted")), at
+        assert stale_files(run) == [], at
+        # If the run was complete, it may have been killed before an old checkpoint was removed.
+        assert len(list_checkpoints(run)) <= 2 + complete, at
+    print(f"{how}: {len(choose_operations(number, every, seed=1))} of {number} operations")
 
 
 ERRORS = {
@@ -85,49 +94,51 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("part", [15, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("error", ERRORS)
-def test_error_at_each_operation(runner: Runner, begun: Path, error: str, part: int) -> None:
-    """The old checkpoint is intact, one line says what is wrong and how to go on, nothing is left over."""
-    number, told = operations(runner, begun), 0
-    for at in chosen(number, part, seed=len(error)):
-        run = fresh(runner, begun)
-        ended = runner(*RESUME, how=error, at=at)
-        assert ended.status in (0, 1), (at, ended)  # 0: what could not be cleared away is cleared another time
-        assert "Traceback" not in ended.err
-        if ended.status:
-            told += 1
-            (line,) = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+def test_error_at_each_operation(runner: NiRunner, interrupted_run: Path, error: str, every: int) -> None:
+    """The old checkpoint is intact, one line reports the error and how to resume, and no staging file is left."""
+    number, num_errors = count_operations(runner, interrupted_run), 0
+    for at in choose_operations(number, every, seed=len(error)):
+        run = restore_run(runner, interrupted_run)
+        result = runner(*RESUME_COMMAND, how=error, at=at)
+        # A failed removal of old files does not end the run; they are removed another time.
+        assert result.status in (0, 1), (at, result)
+        assert "Traceback" not in result.err
+        if result.status:
+            num_errors += 1
+            (line,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
             assert ERRORS[error] in line, (at, line)
-            assert litter(run) == [], at
-        _, manifest, faults = newest_good(run)
-        assert (manifest.step >= 4, faults) == (True, [])
+            assert stale_files(run) == [], at
+        _, manifest, faults = find_latest_valid(run)
+        assert manifest.step >= 4
+        assert faults == []
         if manifest.step < 6 or not manifest.evaluated:
-            assert runner(*RESUME).status == 0
-        assert left_behind(run) == left_behind(begun.with_name("whole")), at
-    print(f"{error}: {told} of {len(chosen(number, part, seed=len(error)))} told, the others cost nothing")
-    assert told >= 2
+            assert runner(*RESUME_COMMAND).status == 0
+        assert read_final_state(run) == read_final_state(interrupted_run.with_name("uninterrupted")), at
+    print(f"{error}: {num_errors} of {len(choose_operations(number, every, seed=len(error)))} operations ended the run")
+    assert num_errors >= 2
 
 
-def test_a_file_that_the_system_refuses(runner: Runner, begun: Path) -> None:
-    """A real limit, set by the kernel, on how long a file may become: no failure of our own making."""
-    run = fresh(runner, begun)
-    ended = runner(*RESUME, file_size=20_000)
-    assert ended.status == 1
-    assert ended.err.splitlines()[-1] == (
-        "error: step 5: File too large; the last checkpoint is run/checkpoints/step-4; mend that and go on with "
+def test_kernel_limit_of_the_file_size(runner: NiRunner, interrupted_run: Path) -> None:
+    """A real limit of the kernel, not an injected fault."""
+    run = restore_run(runner, interrupted_run)
+    result = runner(*RESUME_COMMAND, file_size=20_000)
+    assert result.status == 1
+    assert result.err.splitlines()[-1] == (
+        "error: step 5: File too large; the last checkpoint is run/checkpoints/step-4; fix this and continue with "
         "ni train --resume run"
     )
-    assert litter(run) == []
-    assert runner(*RESUME).status == 0
-    assert left_behind(run) == left_behind(begun.with_name("whole"))
+    assert stale_files(run) == []
+    assert runner(*RESUME_COMMAND).status == 0
+    assert read_final_state(run) == read_final_state(interrupted_run.with_name("uninterrupted"))
 
 
-def test_the_harness_can_fail(runner: Runner, begun: Path) -> None:
-    """A checkpoint written in place, file by file, would be found out by the same loop."""
-    run = fresh(runner, begun)
+def test_incomplete_checkpoint_is_detected(runner: NiRunner, interrupted_run: Path) -> None:
+    """A control for the tests above: they would detect a checkpoint that is written in place, file by file."""
+    run = restore_run(runner, interrupted_run)
     weights = run / "checkpoints" / "step-4" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])
-    _, manifest, faults = newest_good(run)
+    _, manifest, faults = find_latest_valid(run)
     assert manifest.step == 3
     assert len(faults) == 1

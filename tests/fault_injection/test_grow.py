@@ -1,4 +1,4 @@
-"""`ni grow` that is killed at any instant leaves the new run complete or absent, and the old one as it was."""
+"""`ni grow` that is killed at any instant leaves the new run complete or absent, and the old run unchanged."""
 
 from __future__ import annotations
 
@@ -11,86 +11,88 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_grow import contents
-from tests.helpers.ni_runner import Ended, Runner, repeated
+from tests.cli.test_grow import read_all_files
+from tests.helpers.ni_runner import NiRunner, RunResult, repeat
 
-GROW = ("grow", "old", "--add", 1, "--tasks", "more:2", "-o", "new")
+GROW_COMMAND = ("grow", "old", "--add", 1, "--tasks", "more:2", "-o", "new")
 
 
-class Kept:
-    """An old run, and what growth makes of it if nobody stops it."""
+class GrowthScenario:
+    """An old run, and the new run that `ni grow` makes of it if it is not killed."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: NiRunner) -> None:
         self.runner, self.old, self.new = runner, runner.folder / "old", runner.folder / "new"
         assert runner("train", "small.yaml", "train.steps=2", "--output", "old").status == 0
-        self.before = contents(self.old)
-        counted = self.grow(how="EIO", count_to=str(runner.folder / "counted"))
-        assert counted.status == 0, counted.err
+        self.before = read_all_files(self.old)
+        result = self.grow(how="EIO", count_to=str(runner.folder / "counted"))
+        assert result.status == 0, result.err
         assert runner("verify", "new").status == 0
         self.operations = int((runner.folder / "counted").read_text())
-        self.whole = contents(self.new)
-        self.clear()
-        begin = time.monotonic()
+        self.expected = read_all_files(self.new)
+        self.remove_new_run()
+        start = time.monotonic()
         assert self.grow().status == 0
-        self.seconds = time.monotonic() - begin
-        assert self.is_whole()
-        self.clear()
+        self.seconds = time.monotonic() - start
+        assert self.is_complete()
+        self.remove_new_run()
 
-    def grow(self, **request: object) -> Ended:
-        return self.runner(*GROW, **request)  # pyright: ignore[reportArgumentType]
+    def grow(self, **request: object) -> RunResult:
+        return self.runner(*GROW_COMMAND, **request)  # pyright: ignore[reportArgumentType]
 
-    def clear(self) -> None:
-        """Takes the new run away, and what lies hidden beside it."""
-        for place in (self.new, *self.runner.folder.glob(".new.*")):
-            shutil.rmtree(place, ignore_errors=True)
+    def remove_new_run(self) -> None:
+        """Removes the new run and its hidden staging folders."""
+        for path in (self.new, *self.runner.folder.glob(".new.*")):
+            shutil.rmtree(path, ignore_errors=True)
 
-    def is_whole(self) -> bool:
-        """Whether there is a new run, which then is complete; the old one has to be what it was."""
-        assert contents(self.old) == self.before
+    def is_complete(self) -> bool:
+        """Returns whether there is a new run, and asserts that it is complete and the old one is unchanged."""
+        assert read_all_files(self.old) == self.before
         if not self.new.exists():
             return False
-        assert contents(self.new) == self.whole
+        assert read_all_files(self.new) == self.expected
         return True
 
 
 @pytest.fixture(scope="module")
-def kept(runner: Runner) -> Kept:
-    return Kept(runner)
+def growth_scenario(runner: NiRunner) -> GrowthScenario:
+    return GrowthScenario(runner)
 
 
-@repeated(300)
-def test_killed_at_any_instant(kept: Kept, times: int) -> None:
-    """Spread evenly over its run time; what a kill leaves is in nobody's way."""
+@repeat(300)
+def test_killed_at_any_instant(growth_scenario: GrowthScenario, times: int) -> None:
+    """At instants that are evenly spread over its run time; remains of a kill do not disturb the next attempt."""
     killed = 0
     for number in range(times):
 
-        def kill(child: int, _: Path, after: float = kept.seconds * number / times) -> None:
+        def kill(child: int, _: Path, after: float = growth_scenario.seconds * number / times) -> None:
             time.sleep(after)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
 
-        ended = kept.grow(meanwhile=kill)
-        assert ended.status in (0, -signal.SIGKILL), ended.err
-        killed += ended.status != 0
-        if kept.is_whole():
-            kept.clear()
+        result = growth_scenario.grow(meanwhile=kill)
+        assert result.status in (0, -signal.SIGKILL), result.err
+        killed += result.status != 0
+        if growth_scenario.is_complete():
+            growth_scenario.remove_new_run()
         else:
-            assert ended.status != 0
+            assert result.status != 0
     assert killed >= times / 2
-    assert kept.grow().status == 0
-    assert kept.is_whole()
-    assert not [*kept.runner.folder.glob(".new.*")]  # what kills have left is gone
-    kept.clear()
+    assert growth_scenario.grow().status == 0
+    assert growth_scenario.is_complete()
+    assert not [*growth_scenario.runner.folder.glob(".new.*")], "staging folders of killed attempts are left"
+    growth_scenario.remove_new_run()
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.soak)])
-def test_killed_before_a_file_operation(kept: Kept, every: int) -> None:
-    """The new run is there from one of them on, and never before; the last ones put it in its place."""
-    whole = []
-    for number in sorted({*range(1, kept.operations, every), kept.operations - 1, kept.operations}):
-        ended = kept.grow(at=number, how="kill")
-        assert ended.status == -signal.SIGKILL, ended.err
-        whole.append(kept.is_whole())
-        kept.clear()
-    assert whole == sorted(whole)
-    assert not whole[0]
+def test_killed_before_a_file_operation(growth_scenario: GrowthScenario, every: int) -> None:
+    """The new run is complete from one of the last operations on, and absent before."""
+    complete = []
+    for number in sorted(
+        {*range(1, growth_scenario.operations, every), growth_scenario.operations - 1, growth_scenario.operations}
+    ):
+        result = growth_scenario.grow(at=number, how="kill")
+        assert result.status == -signal.SIGKILL, result.err
+        complete.append(growth_scenario.is_complete())
+        growth_scenario.remove_new_run()
+    assert complete == sorted(complete)
+    assert not complete[0]

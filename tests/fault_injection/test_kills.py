@@ -9,25 +9,36 @@ import signal
 import time
 from pathlib import Path
 
-from ni_framework.checkpoint.run_dir import checkpoints_of, newest_good, pointed_to
-from tests.checkpoint.test_resume import left_behind
-from tests.helpers.ni_runner import Ended, Runner, Signal, repeated
+from ni_framework.checkpoint.run_dir import find_latest_valid, list_checkpoints, read_latest
+from tests.checkpoint.test_resume import read_final_state
+from tests.helpers.ni_runner import NiRunner, RandomSignal, RunResult, repeat
 
-OVERRIDES = ("train.log_every=1", "train.evaluate_every=7", "train.average=0.9", "model.router=stochastic_kernel")
+KILL_OVERRIDES = (
+    "train.log_every=1",
+    "train.evaluate_every=7",
+    "train.ema_decay=0.9",
+    "model.router=stochastic_kernel",
+)
 
 
-def command(run: Path, steps: int, *more: object) -> list[object]:
-    """Begins a run that saves every step, or goes on with it."""
-    if checkpoints_of(run):
+def run_or_resume_command(run: Path, steps: int, *more: object) -> list[object]:
+    """Returns the arguments that start a run with a checkpoint at every step, or resume it if it has checkpoints.
+
+    Args:
+        run: The run folder.
+        steps: The number of steps of a new run.
+        more: More arguments.
+    """
+    if list_checkpoints(run):
         return ["train", "--resume", run.name, *more]
     return [
         "train",
         "small.yaml",
         f"train.steps={steps}",
-        *OVERRIDES,
+        *KILL_OVERRIDES,
         "--every",
         1,
-        "--keep",
+        "--keep-last",
         3,
         "--output",
         run.name,
@@ -35,43 +46,54 @@ def command(run: Path, steps: int, *more: object) -> list[object]:
     ]
 
 
-def equals_whole(runner: Runner, run: Path, steps: int) -> bool:
-    """Whether a run, gone on with to its end, is to the last bit the one to which nothing happened."""
-    ended = runner(*command(run, steps))
-    assert ended.status == 0 or "has done all of its" in ended.err, ended.err
-    whole = runner.folder / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    assert runner(*command(whole, steps)).status == 0
-    return left_behind(run) == left_behind(whole)
+def resumes_like_uninterrupted(runner: NiRunner, run: Path, steps: int) -> bool:
+    """Resumes a run to its end; returns whether it is bit-identical to an uninterrupted run.
+
+    Args:
+        runner: Starts the runs.
+        run: The run folder.
+        steps: The number of steps of the run.
+    """
+    result = runner(*run_or_resume_command(run, steps))
+    assert result.status == 0 or "has done all of its" in result.err, result.err
+    uninterrupted = runner.folder / "uninterrupted"
+    shutil.rmtree(uninterrupted, ignore_errors=True)
+    assert runner(*run_or_resume_command(uninterrupted, steps)).status == 0
+    return read_final_state(run) == read_final_state(uninterrupted)
 
 
-@repeated(50)
-def test_killed_while_saving_every_step(runner: Runner, times: int) -> None:
-    """Each time the newest checkpoint is whole and not more than one step behind; in the end, no bit differs."""
+@repeat(50)
+def test_killed_run_loses_at_most_one_step(runner: NiRunner, times: int) -> None:
+    """While every step is saved, the newest checkpoint is always intact; in the end the run is bit-identical."""
     steps, generator = 25 * times, random.Random(times)
     run = runner.folder / "killed"
     shutil.rmtree(run, ignore_errors=True)
     kills = 0
     while kills < times:
-        after = generator.choice([None, "saved", "saved", "saved"])  # one in four while it starts
-        ended = runner(*command(run, steps), meanwhile=Signal(generator, signal.SIGKILL, 0.2, after))
-        if ended.status == 0:
+        # One in four kills is during start-up.
+        after = generator.choice([None, "saved", "saved", "saved"])
+        result = runner(
+            *run_or_resume_command(run, steps), meanwhile=RandomSignal(generator, signal.SIGKILL, 0.2, after)
+        )
+        if result.status == 0:
             break
-        assert ended.status == -signal.SIGKILL, ended.err
+        assert result.status == -signal.SIGKILL, result.err
         kills += 1
-        if checkpoints_of(run):
-            _, manifest, faults = newest_good(run)
-            assert (faults, manifest.step >= ended.saved, manifest.step >= ended.done - 1) == ([], True, True)
-    print(f"{kills} kills of {times}, then step {newest_good(run)[1].step} of {steps}")
+        if list_checkpoints(run):
+            _, manifest, faults = find_latest_valid(run)
+            assert faults == []
+            assert manifest.step >= result.last_saved_step, "a saved checkpoint is lost"
+            assert manifest.step >= result.last_done_step - 1, "more than one step is lost"
+    print(f"{kills} kills of {times}, then step {find_latest_valid(run)[1].step} of {steps}")
     assert kills >= 0.8 * times
-    assert equals_whole(runner, run, steps)
+    assert resumes_like_uninterrupted(runner, run, steps)
     assert [entry.name for entry in (run / "checkpoints").iterdir() if entry.name.startswith(".")] == []
-    assert len(checkpoints_of(run)) == 3
+    assert len(list_checkpoints(run)) == 3
 
 
-@repeated(50)
-def test_interrupted_at_any_instant(runner: Runner, times: int) -> None:
-    """Its exit code says so, what is left is whole, and in the end no bit differs."""
+@repeat(50)
+def test_interrupted_run_loses_nothing(runner: NiRunner, times: int) -> None:
+    """At any instant: the exit code is that of the signal, the checkpoint is intact, and in the end the run is bit-identical."""
     steps, generator = 25 * times, random.Random(times)
     run = runner.folder / "interrupted"
     shutil.rmtree(run, ignore_errors=True)
@@ -79,53 +101,55 @@ def test_interrupted_at_any_instant(runner: Runner, times: int) -> None:
     signals, saved = 0, 0
     while signals < times:
         number = generator.choice(list(codes))
-        begin = time.monotonic()
-        after = generator.choice([None, "loss", "loss", "loss"])  # one in four while it starts
+        start = time.monotonic()
+        # One in four signals is during start-up.
+        after = generator.choice([None, "loss", "loss", "loss"])
         workers = f"train.workers={generator.choice([0, 0, 2])}"
-        ended = runner(*command(run, steps, workers), meanwhile=Signal(generator, number, 0.2, after))
-        if ended.status == 0:
+        result = runner(
+            *run_or_resume_command(run, steps, workers), meanwhile=RandomSignal(generator, number, 0.2, after)
+        )
+        if result.status == 0:
             break
-        assert ended.status == codes[number], (number, ended)
-        assert "Traceback" not in ended.err
-        assert time.monotonic() - begin < 30
+        assert result.status == codes[number], (number, result)
+        assert "Traceback" not in result.err
+        assert time.monotonic() - start < 30
         signals += 1
-        saved += "interrupted after step" in ended.err
-        if checkpoints_of(run):
-            checkpoint, manifest, faults = newest_good(run)
-            assert (faults, pointed_to(run)) == ([], checkpoint)
-            assert manifest.step >= ended.done  # nothing at all is lost
-    print(f"{signals} signals of {times}, {saved} of them answered with a checkpoint")
+        saved += "interrupted after step" in result.err
+        if list_checkpoints(run):
+            checkpoint, manifest, faults = find_latest_valid(run)
+            assert faults == []
+            assert read_latest(run) == checkpoint
+            assert manifest.step >= result.last_done_step, "a step is lost"
+    print(f"{signals} signals of {times}, {saved} of them with a checkpoint")
     assert signals >= 0.8 * times
     assert saved >= 0.3 * times
-    assert equals_whole(runner, run, steps)
+    assert resumes_like_uninterrupted(runner, run, steps)
 
 
-@repeated(20)
-def test_two_jobs_in_one_run_folder(runner: Runner, times: int) -> None:
-    """The second is refused at once, whether it would begin or go on; when the first is killed, its place is free."""
+@repeat(20)
+def test_second_process_in_a_run_folder_is_rejected(runner: NiRunner, times: int) -> None:
+    """At once, whether it starts or resumes a run; when the other one is killed, the folder is free."""
     (runner.folder / "other").mkdir()
-    other = Runner(runner.folder / "other")
+    other = NiRunner(runner.folder / "other")
     try:
         for number in range(times):
-            run = runner.folder / f"held-{times}-{number}"
-            ended: list[Ended] = []
+            run = runner.folder / f"locked-{times}-{number}"
+            results: list[RunResult] = []
 
-            def meanwhile(child: int, _: Path, run: Path = run, ended: list[Ended] = ended) -> None:
+            def meanwhile(child: int, _: Path, run: Path = run, results: list[RunResult] = results) -> None:
                 deadline = time.monotonic() + 60
-                while len(checkpoints_of(run)) < 2:
+                while len(list_checkpoints(run)) < 2:
                     assert time.monotonic() < deadline
                     time.sleep(0.01)
                 for arguments in (["small.yaml", "--output", run], ["--resume", run]):
-                    ended.append(other("train", *arguments))
+                    results.append(other("train", *arguments))
                 os.kill(child, signal.SIGKILL)
 
-            assert runner(*command(run, 100_000), meanwhile=meanwhile).status == -signal.SIGKILL
-            refusal = (
-                f"error: {run}: another process is at work in this run folder; wait for it, or name another --output\n"
-            )
-            assert [(found.status, found.err) for found in ended] == [(1, refusal)] * 2
-            free = other("train", "--resume", run, f"train.steps={newest_good(run)[1].step}")
-            assert free.status in (0, 2), free.err
+            assert runner(*run_or_resume_command(run, 100_000), meanwhile=meanwhile).status == -signal.SIGKILL
+            error = f"error: {run}: another process is using this run folder; wait for it to end, or name another --output\n"
+            assert [(result.status, result.err) for result in results] == [(1, error)] * 2
+            next_result = other("train", "--resume", run, f"train.steps={find_latest_valid(run)[1].step}")
+            assert next_result.status in (0, 2), next_result.err
     finally:
         other.close()
         shutil.rmtree(runner.folder / "other")

@@ -1,11 +1,11 @@
-"""Texts and recipes belong together; the last file, since with `NI_REWRITE` those before it write the texts."""
+"""Every golden text belongs to a recipe. This file runs last, since with `NI_REWRITE` the others write the texts."""
 
 from __future__ import annotations
 
-from tests.golden.test_recipes import HERE, NAMES, REAL
+from tests.golden.test_recipes import BUILDABLE_RECIPES, GOLDEN_DIR, RECIPE_NAMES
 
 
-def test_there_is_no_text_of_a_recipe_that_is_gone() -> None:
-    texts = [path.relative_to(HERE).as_posix().removesuffix(".txt") for path in HERE.rglob("*.txt")]
-    assert sorted(text for text in texts if not text.endswith(".losses")) == NAMES
-    assert sorted(text.removesuffix(".losses") for text in texts if text.endswith(".losses")) == REAL
+def test_no_golden_text_without_recipe() -> None:
+    texts = [path.relative_to(GOLDEN_DIR).as_posix().removesuffix(".txt") for path in GOLDEN_DIR.rglob("*.txt")]
+    assert sorted(text for text in texts if not text.endswith(".losses")) == RECIPE_NAMES
+    assert sorted(text.removesuffix(".losses") for text in texts if text.endswith(".losses")) == BUILDABLE_RECIPES

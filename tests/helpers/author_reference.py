@@ -1,7 +1,7 @@
-"""The author's model once more, slowly: one sample, function, element and head at a time, written from the equations alone.
+"""A slow reference of the author's model, from the equations alone: one sample, function, element and head at a time.
 
-Nothing here is taken from the package under test. `config` is the author's keyword arguments with nothing left out but
-what has a default, `state` tensors by the author's names; everything is float64 and differentiable.
+It uses nothing from the package under test. `config` has the author's keyword arguments, where those with defaults may be
+absent. `state` has tensors by the author's names. Everything is float64 and differentiable.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 
-def plain(
+def run_author_reference(
     config: dict[str, Any], state: State, inputs: Tensor
 ) -> tuple[dict[str, Tensor], list[list[Tensor]], list[Tensor]]:
-    """Logits of each task, compatibilities [script][iteration] [B, U, V], outputs [script] [B, V, D]."""
+    """Returns the logits of each task, compatibilities [script][iteration] [B, U, V], and outputs [script] [B, V, D]."""
     tasks = config["num_classes_in_dataset"]
     tasks = {"default": tasks} if isinstance(tasks, int) else tasks
     script = config["program_kwargs"]["script_kwargs"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # All sizes differ: 2 heads, 3 functions, 4 samples, 5 types, 6 elements, 7 code, 8 key, 9 and 11 classes, 10 width.
-SMALL: dict[str, Any] = {
+SMALL_AUTHOR_CONFIG: dict[str, Any] = {
     "image_input_channels": 2,
     "image_size": 6,
     "patch_size": 3,
@@ -59,26 +59,26 @@ _SECTIONS = {
         "relative_positional_encoder_kwargs",
     ),
 }
-ABSENT = object()
+REMOVED = object()
 
 
-def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy in which "section.key" has another value, or is absent."""
+def with_changes(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy in which each "section.key" of `changes` has another value, or is absent (`REMOVED`)."""
     config = copy.deepcopy(config)
     for place, value in changes.items():
         section, _, name = place.rpartition(".")
         mapping = config
         for part in _SECTIONS[section]:
             mapping = mapping[part]
-        if value is ABSENT:
+        if value is REMOVED:
             del mapping[name]
         else:
             mapping[name] = value
     return config
 
 
-def state_of(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Random float64 tensors of the author's state dict, those that are never used and the doubled ones included."""
+def random_author_state(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
+    """Returns random float64 tensors of the author's state dict, including unused and duplicate ones."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in _shapes(config).items():

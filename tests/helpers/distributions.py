@@ -1,4 +1,4 @@
-"""Distributions that are really installed, for as long as a test runs: a folder on the path, with metadata of its own."""
+"""Distributions that are installed while a test runs: folders on the path, with metadata."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ni_framework.registry.resolve import forget
+from ni_framework.registry.resolve import reset_registry
 
-Install = Callable[..., Path]
+InstallDistribution = Callable[..., Path]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InstallDistribution]:
     """`install("ni_swirl", source, {"body": {"swirl": "ni_swirl:Swirl"}})` installs a distribution with one module."""
     modules: list[str] = []
 
@@ -33,19 +33,19 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
         )
         groups = [
-            "\n".join([f"[ni_framework.{kind}]", *(f"{entry} = {value}" for entry, value in named.items())])
-            for kind, named in entries.items()
+            "\n".join([f"[ni_framework.{kind}]", *(f"{entry} = {value}" for entry, value in values.items())])
+            for kind, values in entries.items()
         ]
         (metadata / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
         (folder / f"{module or name}.py").write_text(source)
         modules.append(module or name)
         monkeypatch.syspath_prepend(folder)
-        forget()
+        reset_registry()
         return folder
 
-    forget()
+    reset_registry()
     yield install
     for module in modules:
         sys.modules.pop(module, None)
     monkeypatch.undo()
-    forget()
+    reset_registry()

@@ -1,8 +1,8 @@
-"""A process with everything imported that forks one `ni` after another, so that fifty runs do not pay for fifty imports.
+"""A process that imports everything once and forks for each `ni` command, so that fifty runs do not need fifty imports.
 
-Reads one JSON document a line: arguments, folder, files for stdout and stderr, and what is to fail in which file operation.
-Answers with the child's process id, and once it has ended with its status as `subprocess` gives it. What `ni train
---processes` starts is forked too; the process id of each stands in `rank-N.pid`, beside the file for stderr.
+It reads one JSON document per line: arguments, folder, files for stdout and stderr, and which file operation shall fail.
+It replies with the process id of the child, and when that has ended, with its status as `subprocess` returns it. The ranks
+that `ni train --processes` starts are forked too; the process id of each is in `rank-N.pid`, next to the file for stderr.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-# What changes names or contents on a disk.
-OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir", "symlink")
+# The operations that change names or contents on a disk.
+FILE_OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "replace", "unlink", "rmdir", "symlink")
 
 
-def break_operations(at: int | None, how: str, count_to: str | None) -> None:
-    """Has operation number `at` go wrong: "kill" before it, "half" in the middle of a write, or an error by its name.
+def inject_file_fault(at: int | None, how: str, count_to: str | None) -> None:
+    """Makes a file operation of this process fail.
 
-    Without `at` they are only counted, and the number is written to a file at the end.
+    Args:
+        at: The number of the operation, from 1; None only counts the operations.
+        how: "kill" kills the process before the operation, "half" in the middle of a write; else the name of an error.
+        count_to: A file for the number of operations so far.
     """
     seen = 0
 
-    def broken(name: str, original: Any) -> Any:
+    def wrap(name: str, original: Any) -> Any:
         def operation(*arguments: Any, **named: Any) -> Any:
             nonlocal seen
-            if name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR):  # only looks
+            # Opening for reading changes nothing on the disk.
+            if name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR):
                 return original(*arguments, **named)
             seen += 1
             if count_to is not None:
@@ -52,18 +56,18 @@ def break_operations(at: int | None, how: str, count_to: str | None) -> None:
 
         return operation
 
-    for name in OPERATIONS:
-        setattr(os, name, broken(name, getattr(os, name)))
+    for name in FILE_OPERATIONS:
+        setattr(os, name, wrap(name, getattr(os, name)))
 
 
-def fork(become: Callable[[], object]) -> int:
-    """A child that does one thing and ends as a Python program does; its process id."""
+def fork_and_run(run: Callable[[], object]) -> int:
+    """Forks a child that calls `run` and exits as a Python program does; returns its process id."""
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        become()
+        run()
         status = 0
     except SystemExit as exit:
         status = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
@@ -80,10 +84,13 @@ def fork(become: Callable[[], object]) -> int:
         os._exit(status)
 
 
-class Forked:
-    """Stands for `subprocess.Popen` of `python -P -m ni_framework ...`: a fork in place of a new interpreter."""
+class ForkedProcess:
+    """Replaces `subprocess.Popen` of `python -P -m ni_framework ...`: a fork instead of a new interpreter.
 
-    folder = Path()  # where process ids are written
+    `folder` is where process ids are written.
+    """
+
+    folder = Path()
 
     def __init__(
         self,
@@ -97,9 +104,9 @@ class Forked:
         assert command[:4] == [sys.executable, "-P", "-m", "ni_framework"]
         assert start_new_session
 
-        ready, told = os.pipe()
+        ready_end, child_end = os.pipe()
 
-        def become() -> None:
+        def run_rank() -> None:
             os.setsid()
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
@@ -112,67 +119,69 @@ class Forked:
             os.environ.clear()
             os.environ.update(env)
             sys.argv = ["ni", *command[4:]]
-            place = self.folder / f"rank-{env['RANK']}"
-            place.with_suffix(".new").write_text(str(os.getpid()))
-            place.with_suffix(".new").rename(place.with_suffix(".pid"))
-            os.close(told)
+            pid_file = self.folder / f"rank-{env['RANK']}"
+            pid_file.with_suffix(".new").write_text(str(os.getpid()))
+            pid_file.with_suffix(".new").rename(pid_file.with_suffix(".pid"))
+            os.close(child_end)
 
             from ni_framework.cli import main
-            from ni_framework.distributed.launcher import supervised
-            from ni_framework.registry.file_plugins import forget_files
-            from ni_framework.registry.resolve import forget
+            from ni_framework.distributed.launcher import supervised_worker
+            from ni_framework.registry.file_plugins import clear_plugin_files
+            from ni_framework.registry.resolve import reset_registry
 
-            forget_files()
-            forget()
-            with supervised():
+            clear_plugin_files()
+            reset_registry()
+            with supervised_worker():
                 main()
 
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = fork(become)
-        os.close(told)
-        os.read(ready, 1)  # until it has a session of its own
-        os.close(ready)
+        self.pid = fork_and_run(run_rank)
+        os.close(child_end)
+        # Reading returns when the child has closed its end, after it has created its session.
+        os.read(ready_end, 1)
+        os.close(ready_end)
         self.lock = threading.Lock()
         self.returncode: int | None = None
 
     def wait(self) -> int:
-        """Its status, as `subprocess` gives it."""
+        """Returns the status of the child, as `subprocess` returns it."""
         with self.lock:
             if self.returncode is None:
                 self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """As `subprocess` does it."""
+        """Sends a signal, as `subprocess` does."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
 
-def run(request: dict[str, Any]) -> None:
-    """Becomes the command."""
+def run_command(request: dict[str, Any]) -> None:
+    """Runs the command of a request in this process."""
     from ni_framework.cli import main
     from ni_framework.distributed import launcher
-    from ni_framework.registry.resolve import forget
+    from ni_framework.registry.resolve import reset_registry
 
-    forget()  # a plugin of one file may be given
+    # The command may name a single-file plugin.
+    reset_registry()
     os.chdir(request["cwd"])
     for descriptor, path in ((1, request["stdout"]), (2, request["stderr"])):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
     sys.argv = ["ni", *request["arguments"]]
     os.environ.update(request.get("environment", {}))
-    Forked.folder = Path(request["stderr"]).parent
-    launcher.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)  # pyright: ignore
+    ForkedProcess.folder = Path(request["stderr"]).parent
+    launcher.subprocess = SimpleNamespace(Popen=ForkedProcess, DEVNULL=subprocess.DEVNULL)  # pyright: ignore
     if request.get("file_size"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
     if request.get("how"):
-        break_operations(request.get("at"), request["how"], request.get("count_to"))
+        inject_file_fault(request.get("at"), request["how"], request.get("count_to"))
     main()
 
 
 def import_all(recipe_path: str) -> None:
-    """Imports what a run needs; no forward, and above all no backward or process group: they would not survive a fork."""
+    """Imports what a run needs; no forward or backward pass and no process group, which would not survive a fork."""
     import torch
 
     torch.set_num_threads(1)
@@ -199,24 +208,24 @@ def import_all(recipe_path: str) -> None:
         warnings.simplefilter("ignore")
         import deepspeed  # noqa: F401
     build_model(recipe)
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread does not survive a fork"
+    assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"
 
 
 def main() -> None:
-    """Forks until its input ends."""
+    """Forks for each request until the input ends."""
     import_all(sys.argv[1])
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    answers.write("ready\n")
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    replies.write("ready\n")
     for line in sys.stdin:
 
-        def become(line: str = line) -> None:
-            answers.close()
-            run(json.loads(line))
+        def run_request(line: str = line) -> None:
+            replies.close()
+            run_command(json.loads(line))
 
-        child = fork(become)
-        answers.write(f"{child}\n")
+        child = fork_and_run(run_request)
+        replies.write(f"{child}\n")
         _, status = os.waitpid(child, 0)
-        answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        replies.write(f"{os.waitstatus_to_exitcode(status)}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes of small programs that a supervisor starts together, itself in a process of its own."""
+"""Small programs that `launch_workers` runs as ranks; the launcher is in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-# What each process of a test begins with; the rest of its program follows.
-CHILD = """
+# The start of every worker program; the program of the test follows.
+WORKER_PRELUDE = """
 import os, pathlib, signal, subprocess, sys, time
-from ni_framework.distributed.error_files import first_note, write_note
-from ni_framework.distributed.launcher import die_with, dump_stacks_on_signal, supervised
-rank, notes = int(os.environ["RANK"]), pathlib.Path(os.environ["NI_NOTES"])
-die_with(int(os.environ["NI_SUPERVISOR"]))
+from ni_framework.distributed.error_files import read_first_error, write_error_file
+from ni_framework.distributed.launcher import die_with_parent, dump_stacks_on_signal, supervised_worker
+rank, error_dir = int(os.environ["RANK"]), pathlib.Path(os.environ["NI_ERROR_DIR"])
+die_with_parent(int(os.environ["NI_SUPERVISOR"]))
 dump_stacks_on_signal(sys.stderr)
 pathlib.Path(f"up-{rank}").write_text(str(os.getpid()))
 def wait_for(*ranks):
     while not all(os.path.exists(f"up-{other}") for other in ranks):
         time.sleep(0.005)
 """
-SUPERVISOR = """
+LAUNCHER_SCRIPT = """
 import json, sys
-from ni_framework.distributed.launcher import supervise
-marker, number, grace, program = sys.argv[1:]
-verdict = supervise([sys.executable, "-c", program, marker], int(number), float(grace))
-with open("verdict.json", "w") as file:
-    json.dump([verdict.exit_code, verdict.message, verdict.silent], file)
+from ni_framework.distributed.launcher import launch_workers
+marker, world_size, grace, program = sys.argv[1:]
+result = launch_workers([sys.executable, "-c", program, marker], int(world_size), float(grace))
+with open("result.json", "w") as file:
+    json.dump([result.exit_code, result.message, result.rank_zero_silent], file)
 """
 
 
-class Result(NamedTuple):
-    """How it ended: the verdict, what process 0 and the supervisor printed, and how long it took."""
+class LaunchOutcome(NamedTuple):
+    """The result of the launch, what rank 0 and the launcher printed, and how long it took."""
 
     exit_code: int
     message: str | None
@@ -48,23 +48,30 @@ class Result(NamedTuple):
     seconds: float
 
 
-class Crew:
-    """A supervisor in a process of its own, with its processes; `marker` is an argument of each."""
+class LauncherProcess:
+    """A launcher in a process of its own, with its workers; each has the argument `marker`, by which it can be found."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.marker = folder, f"marker-{secrets.token_hex(8)}"
         self.environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "tmp")}
         (folder / "tmp").mkdir()
         self.process: subprocess.Popen[str]
-        self.begun = 0.0
+        self.started_at = 0.0
 
-    def start(self, program: str, number: int = 2, grace: float = 5.0, **environment: str) -> None:
-        """Starts processes of this program."""
+    def start(self, program: str, world_size: int = 2, grace: float = 5.0, **environment: str) -> None:
+        """Starts the launcher with this program.
+
+        Args:
+            program: The program of the ranks, after `WORKER_PRELUDE`.
+            world_size: The number of ranks.
+            grace: The seconds that ranks have to exit once one has failed.
+            environment: Additional environment variables.
+        """
         for old in self.folder.glob("up-*"):
             old.unlink()
-        self.begun = time.monotonic()
+        self.started_at = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISOR, self.marker, str(number), str(grace), CHILD + program],
+            [sys.executable, "-c", LAUNCHER_SCRIPT, self.marker, str(world_size), str(grace), WORKER_PRELUDE + program],
             cwd=self.folder,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
@@ -72,44 +79,44 @@ class Crew:
             text=True,
         )
 
-    def up(self, *ranks: int) -> list[int]:
-        """Waits until these have started, and returns their process ids."""
-        return [int(self.written(f"up-{rank}")) for rank in ranks]
+    def wait_for_workers(self, *ranks: int) -> list[int]:
+        """Waits until these ranks have started, and returns their process ids."""
+        return [int(self.wait_for_file(f"up-{rank}")) for rank in ranks]
 
-    def written(self, name: str) -> str:
-        """Waits for a file with something in it."""
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
+    def wait_for_file(self, name: str) -> str:
+        """Waits for a file that is not empty, and returns its text."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError):
                 if text := (self.folder / name).read_text():
                     return text
             time.sleep(0.005)
         raise AssertionError(f"{name} was never written")
 
-    def end(self) -> Result:
-        """Waits for the end; nothing may be left then."""
+    def wait(self) -> LaunchOutcome:
+        """Waits for the launcher to end; no worker and no temporary file may be left then."""
         out, _ = self.process.communicate(timeout=60)
-        seconds = time.monotonic() - self.begun
+        seconds = time.monotonic() - self.started_at
         assert self.process.returncode == 0, out
-        assert self.living() == []
+        assert self.running_pids() == []
         assert list((self.folder / "tmp").iterdir()) == []
-        exit_code, message, silent = json.loads((self.folder / "verdict.json").read_text())
-        return Result(exit_code, message, silent, out, seconds)
+        exit_code, message, silent = json.loads((self.folder / "result.json").read_text())
+        return LaunchOutcome(exit_code, message, silent, out, seconds)
 
-    def __call__(self, program: str, number: int = 2, grace: float = 5.0, **environment: str) -> Result:
-        """From start to end."""
-        self.start(program, number, grace, **environment)
-        return self.end()
+    def __call__(self, program: str, world_size: int = 2, grace: float = 5.0, **environment: str) -> LaunchOutcome:
+        """Starts the launcher as `start` does, and waits for it to end."""
+        self.start(program, world_size, grace, **environment)
+        return self.wait()
 
-    def living(self) -> list[int]:
-        """The processes that have the marker among their arguments and are not dead."""
+    def running_pids(self) -> list[int]:
+        """Returns the living processes that have the marker among their arguments."""
         lines = subprocess.run(["ps", "-axww", "-o", "pid=,stat=,args="], capture_output=True, text=True, check=True)
-        found = [line.split(maxsplit=2) for line in lines.stdout.splitlines() if self.marker in line]
-        return [int(pid) for pid, state, *_ in found if not state.startswith("Z")]
+        processes = [line.split(maxsplit=2) for line in lines.stdout.splitlines() if self.marker in line]
+        return [int(pid) for pid, state, *_ in processes if not state.startswith("Z")]
 
     def close(self) -> None:
-        """Ends whatever a failed test has left."""
-        for pid in self.living():
+        """Kills what a failed test has left."""
+        for pid in self.running_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.process.poll() is None:

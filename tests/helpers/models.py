@@ -1,4 +1,4 @@
-"""Small models to test on, with sizes that all differ, from recipes as users write them."""
+"""Small models for tests, whose sizes all differ, from recipes as users write them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ni_framework.model import compose
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.model.script import Script
 from ni_framework.recipe import Recipe
-from ni_framework.registry.resolve import config_of
+from ni_framework.registry.resolve import resolve_config
 
-TASKS = {"shape": 13, "colour": 14}  # classes
-SHAPE = (2, 9, 6)  # 3 x 2 patches
-BATCH = 2
+# Numbers of classes.
+TASKS = {"shape": 13, "colour": 14}
+# 3 x 2 patches.
+IMAGE_SHAPE = (2, 9, 6)
+BATCH_SIZE = 2
 
 # B 2, U 4, V 7 or 8, D 15, C 9, T 6, H 3, K 10, I 5
-BASE = """
+BASE_RECIPE = """
 ni: 1
 model:
   width: 15
@@ -37,32 +39,35 @@ train: {steps: 2, batch: 2}
 """
 
 
-class Blank:
-    """The shape and tasks of a data set without data."""
+class EmptyData:
+    """The shape and tasks of a data set, without samples."""
 
     def __init__(self, shape: tuple[int, ...], tasks: Mapping[str, int]) -> None:
         self.shape, self.tasks = shape, tasks
 
 
-def recipe_of(*overrides: str, text: str = BASE) -> Recipe:
-    """The base recipe under overrides such as `model.pooling=sum`."""
-    return recipes.loads(text, overrides, resolve=config_of)
+def load_base_recipe(*overrides: str, text: str = BASE_RECIPE) -> Recipe:
+    """Loads the base recipe with overrides such as `model.pooling=sum`."""
+    return recipes.loads(text, overrides, resolve=resolve_config)
 
 
-def build(recipe: Recipe, tasks: Mapping[str, int] = TASKS) -> Interpreter:
-    """The model of a recipe with these tasks, as `build_model` returns it."""
+def build_with_tasks(recipe: Recipe, tasks: Mapping[str, int] = TASKS) -> Interpreter:
+    """Builds the model of a recipe with these tasks, as `build_model` does."""
     channels, rows, columns = recipe.model.input.options.image
-    with mock.patch.object(compose, "build_data", return_value=Blank((channels, rows, columns), tasks)):
+    with mock.patch.object(compose, "build_data", return_value=EmptyData((channels, rows, columns), tasks)):
         return compose.build_model(recipe)
 
 
-def model_of(*overrides: str, tasks: Mapping[str, int] = TASKS) -> Interpreter:
-    """The model of the base recipe in float64; whatever starts at 0 or 1 or small is moved away, so that it counts."""
-    return perturbed(build(recipe_of(*overrides), tasks))
+def build_base_model(*overrides: str, tasks: Mapping[str, int] = TASKS) -> Interpreter:
+    """Builds the perturbed model of the base recipe, in float64."""
+    return perturb(build_with_tasks(load_base_recipe(*overrides), tasks))
 
 
-def perturbed(model: Interpreter) -> Interpreter:
-    """The model in float64 with vectors, scalars and tables of positions moved by random numbers, in place."""
+def perturb(model: Interpreter) -> Interpreter:
+    """Converts a model to float64 and adds random numbers to values that start at 0, at 1 or small, in place.
+
+    These are vectors, scalars and tables of positions; unchanged, they would hide errors.
+    """
     generator = torch.Generator().manual_seed(1)
     model.double()
     with torch.no_grad():
@@ -72,14 +77,14 @@ def perturbed(model: Interpreter) -> Interpreter:
     return model
 
 
-def inputs_of(recipe: Recipe | None = None, batch: int = BATCH, seed: int = 2) -> Tensor:
+def random_inputs(recipe: Recipe | None = None, batch: int = BATCH_SIZE, seed: int = 2) -> Tensor:
     """A batch of random inputs."""
-    shape = SHAPE if recipe is None else recipe.model.input.options.image
+    shape = IMAGE_SHAPE if recipe is None else recipe.model.input.options.image
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def weighted_sum(logits: Mapping[str, Tensor]) -> Tensor:
-    """A scalar in which every logit counts differently."""
+    """Returns a scalar to which every logit contributes with a different weight."""
     return torch.stack(
         [
             (value * torch.arange(1, value.numel() + 1, dtype=value.dtype).sin().view_as(value)).sum()
@@ -88,8 +93,8 @@ def weighted_sum(logits: Mapping[str, Tensor]) -> Tensor:
     ).sum()
 
 
-def gradients(model: Interpreter, total: Tensor) -> dict[str, Tensor]:
-    """Gradients of a scalar by parameter; zeros where a parameter plays no part."""
+def gradients_by_name(model: Interpreter, total: Tensor) -> dict[str, Tensor]:
+    """Returns the gradients of a scalar by parameter; zeros for parameters that it does not depend on."""
     names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     found = torch.autograd.grad(total, parameters, allow_unused=True)
     return {
@@ -101,7 +106,7 @@ def gradients(model: Interpreter, total: Tensor) -> dict[str, Tensor]:
 def assert_equal_gradients(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 1e-9
 ) -> None:
-    """Gradients agree within a part of the largest there is."""
+    """Asserts that gradients agree within a fraction of the largest gradient."""
     assert found.keys() == expected.keys()
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     assert 0 < largest < float("inf")
@@ -111,7 +116,7 @@ def assert_equal_gradients(
 
 
 # B 2, U 4, V 7 or 8, D 8, C 3, T 5, H 2, K 9, I 3
-TINY = """
+TINY_RECIPE = """
 ni: 1
 model:
   width: 8
@@ -127,26 +132,26 @@ train: {steps: 2, batch: 2}
 """
 
 
-def tiny_of(*overrides: str, tasks: Mapping[str, int] = TASKS) -> Interpreter:
-    """The model of the tiny recipe, in float64 and perturbed."""
-    return perturbed(build(recipe_of(*overrides, text=TINY), tasks))
+def build_tiny_model(*overrides: str, tasks: Mapping[str, int] = TASKS) -> Interpreter:
+    """Builds the perturbed model of the tiny recipe, in float64."""
+    return perturb(build_with_tasks(load_base_recipe(*overrides, text=TINY_RECIPE), tasks))
 
 
-def tiny_inputs(batch: int = BATCH, seed: int = 2) -> Tensor:
+def tiny_inputs(batch: int = BATCH_SIZE, seed: int = 2) -> Tensor:
     return torch.randn(batch, 1, 6, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def script_of(model: Interpreter) -> Script:
+def first_script(model: Interpreter) -> Script:
     """The first script of a model."""
     return next(iter(model.scripts))
 
 
 class FixedRouter(nn.Module):
-    """A router whose compatibilities are given: [B, U, V] over the functions that are open, 0 elsewhere."""
+    """A router with fixed open pairs [B, U, V]; their compatibilities are random and sum to one."""
 
     def __init__(self, opened_BUV: Tensor, seed: int = 0) -> None:
         super().__init__()
-        self.gradient_through_closed = False
+        self.straight_through = False
         weight = torch.rand(opened_BUV.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
         self.weight_BUV = nn.Parameter(weight)
         self.opened_BUV = opened_BUV

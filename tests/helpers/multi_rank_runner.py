@@ -1,4 +1,4 @@
-"""Runs of several processes that `ni train --processes` starts, and what goes wrong in them: a plugin of one file."""
+"""Runs with several ranks that `ni train --processes` starts, and a single-file plugin that makes one rank fail."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ni_framework.checkpoint.run_dir import checkpoints_of
-from tests.helpers.ni_runner import Ended, Runner
-from tests.helpers.small_recipe import TEXT
+from ni_framework.checkpoint.run_dir import list_checkpoints
+from tests.helpers.ni_runner import NiRunner, RunResult
+from tests.helpers.small_recipe import SMALL_RECIPE_YAML
 
-ZERO = TEXT + "engine: {use: zero}\n"
-OVERRIDES = ("train.log_every=1", "train.evaluate_every=7", "train.average=0.9", "model.router=stochastic_kernel")
+ZERO_RECIPE_YAML = SMALL_RECIPE_YAML + "engine: {use: zero}\n"
+RUN_OVERRIDES = ("train.log_every=1", "train.evaluate_every=7", "train.ema_decay=0.9", "model.router=stochastic_kernel")
 
-# Something goes wrong in one process, the n-th time that it passes a place: FAULTY=<rank>,<place>,<n>,<how>.
-FAULTY = """
+# One rank fails when it passes a place in the code for the n-th time: FAULTY=<rank>,<place>,<n>,<how>.
+FAULTY_PLUGIN = """
 import os, signal, sys, time
 import torch
-from ni_framework.cli.progress import Progress
+from ni_framework.cli.progress import ProgressListener
 from ni_framework.contracts import hookimpl
 from ni_standard.data.digits import Digits
 from ni_standard.heads.classify import Classify
@@ -52,14 +52,14 @@ def at(place):
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
 
-told = Progress.run_log
+original_run_log = ProgressListener.run_log
 
 @hookimpl
 def run_log(self, step, metrics):
-    told(self, step=step, metrics=metrics)
+    original_run_log(self, step=step, metrics=metrics)
     at("listener")
 
-Progress.run_log = run_log
+ProgressListener.run_log = run_log
 
 class Split:
     def __init__(self, split, training):
@@ -95,66 +95,73 @@ class FaultyHead(Classify):
 """
 
 
-def living(folder: Path) -> list[int]:
-    """The processes that a run in this folder has started and that have not ended: they stand in it, or a child does."""
-    found = []
+def running_pids(folder: Path) -> list[int]:
+    """Returns the living processes whose working directory is this folder: those of its run, and their children."""
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 if Path(os.readlink(entry / "cwd")) == folder and "State:\tZ" not in (entry / "status").read_text():
-                    found.append(int(entry.name))
-    return found
+                    pids.append(int(entry.name))
+    return pids
 
 
-class Several(Runner):
-    """Starts `ni train --processes N` in a folder that holds small.yaml with engine.use=zero, and faulty.py."""
+class MultiRankRunner(NiRunner):
+    """Starts `ni train --processes N` in a folder with small.yaml (engine.use=zero) and faulty.py."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, ZERO)
-        (folder / "faulty.py").write_text(FAULTY)
+        super().__init__(folder, ZERO_RECIPE_YAML)
+        (folder / "faulty.py").write_text(FAULTY_PLUGIN)
 
     def __call__(
         self, *arguments: object, meanwhile: Callable[[int, Path], Any] | None = None, **request: Any
-    ) -> Ended:
-        """As `Runner`; when it has ended, nobody is left."""
-        ended = super().__call__(*arguments, meanwhile=meanwhile, **request)
-        left = living(self.folder.resolve())
-        for pid in left:
+    ) -> RunResult:
+        """Runs a command as `NiRunner` does, and asserts that no process is left when it has ended."""
+        result = super().__call__(*arguments, meanwhile=meanwhile, **request)
+        remaining = running_pids(self.folder.resolve())
+        for pid in remaining:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        assert left == [], f"processes are left over; {ended}"
-        return ended
+        assert remaining == [], f"processes are left over; {result}"
+        return result
 
     def command(self, run: Path, steps: int, *more: object, processes: int = 2) -> list[object]:
-        """Begins a run that saves every step, or goes on with it."""
-        if checkpoints_of(run):
+        """Returns the arguments that start a run with a checkpoint at every step, or resume it if it has checkpoints.
+
+        Args:
+            run: The run folder.
+            steps: The number of steps of a new run.
+            more: More arguments.
+            processes: The number of ranks.
+        """
+        if list_checkpoints(run):
             return ["train", "--processes", processes, "--resume", run.name, *more]
-        saving = ["--every", 1, "--keep", 3, "--output", run.name]
-        return ["train", "--processes", processes, "small.yaml", f"train.steps={steps}", *OVERRIDES, *saving, *more]
+        saving = ["--every", 1, "--keep-last", 3, "--output", run.name]
+        return ["train", "--processes", processes, "small.yaml", f"train.steps={steps}", *RUN_OVERRIDES, *saving, *more]
 
 
-class Timed:
-    """Does something at the moment that a word is said, or once a process has started, and measures what follows."""
+class TimedAction:
+    """Calls `act` when stderr matches the pattern `after`, or when rank 0 has started, and measures the time from then on."""
 
-    def __init__(self, runner: Runner, act: Callable[[int], object], pause: float, after: str | None) -> None:
+    def __init__(self, runner: NiRunner, act: Callable[[int], object], pause: float, after: str | None) -> None:
         self.runner, self.act, self.pause, self.after = runner, act, pause, after
-        self.at = 0.0
+        self.acted_at = 0.0
 
-    def __call__(self, child: int, said: Path) -> None:
-        self.runner.rank(0)
-        end = time.monotonic() + 60
-        while self.after is not None and not (said.exists() and re.search(self.after, said.read_text())):
+    def __call__(self, child: int, stderr_path: Path) -> None:
+        self.runner.wait_for_rank(0)
+        deadline = time.monotonic() + 60
+        while self.after is not None and not (stderr_path.exists() and re.search(self.after, stderr_path.read_text())):
             status = Path(f"/proc/{child}/status").read_text()
             if "State:\tZ" in status:
                 return
-            assert time.monotonic() < end, said.read_text()
+            assert time.monotonic() < deadline, stderr_path.read_text()
             time.sleep(0.002)
         time.sleep(self.pause)
-        self.at = time.monotonic()
+        self.acted_at = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
             self.act(child)
 
     @property
     def seconds(self) -> float:
-        """Since then."""
-        return time.monotonic() - self.at
+        """The seconds since `act` was called."""
+        return time.monotonic() - self.acted_at

@@ -1,4 +1,4 @@
-"""Components that nobody should write, and that must do no harm; a plugin of one file."""
+"""Components that nobody should write, but that must work all the same; a single-file plugin."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ni_framework.contracts import Body, Build, Context, NoOptions, Pairs, Sizes, TypeInference
+from ni_framework.contracts import Body, ComponentFactory, Context, NoOptions, Pairs, Sizes, TypeInference
 
 
 class Branching(Body):
-    """A module for each function, which is left out where nothing here takes it."""
+    """A module for each function, which is not called if the function is closed for all elements of this rank."""
 
     Config = NoOptions
 
-    def __init__(self, config: NoOptions, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: NoOptions, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         self.maps = nn.ModuleList(nn.Linear(sizes.width, sizes.width) for _ in range(sizes.functions))
 
@@ -24,22 +24,22 @@ class Branching(Body):
         return None
 
     def forward(self, x_BVD: Tensor, prepared: None, pairs: Pairs) -> Tensor:
-        open_UBV = pairs.place(pairs.compatibility)[..., 0].transpose(0, 1)
-        answers = [
-            x_BVD + torch.tanh(of(x_BVD)) if bool(open_BV.any()) else x_BVD
-            for of, open_BV in zip(self.maps, open_UBV, strict=True)
+        open_UBV = pairs.to_dense(pairs.compatibility)[..., 0].transpose(0, 1)
+        outputs = [
+            x_BVD + torch.tanh(function_map(x_BVD)) if bool(open_BV.any()) else x_BVD
+            for function_map, open_BV in zip(self.maps, open_UBV, strict=True)
         ]
-        return pairs.take(torch.stack(answers, dim=1))
+        return pairs.from_dense(torch.stack(outputs, dim=1))
 
 
 @dataclass
 class Note:
-    """What DeepSpeed does not look into."""
+    """A dataclass, whose tensors DeepSpeed does not find."""
 
     value: Tensor
 
 
-class _Noting(nn.Module):
+class _NoteLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
@@ -49,30 +49,30 @@ class _Noting(nn.Module):
 
 
 class Noted(Body):
-    """Modules that take and return dataclasses, and one module that two modules hold."""
+    """Modules that take and return dataclasses, and one module that is a submodule of two."""
 
     Config = NoOptions
 
-    def __init__(self, config: NoOptions, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: NoOptions, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
-        self.code = _Noting(sizes.code, sizes.width)
-        self.first = _Noting(sizes.width, sizes.width)
+        self.code = _NoteLinear(sizes.code, sizes.width)
+        self.first = _NoteLinear(sizes.width, sizes.width)
         self.second = nn.Sequential(self.first)
 
     def prepare(self, code_UC: Tensor, num_elements: int) -> Note:
         return self.code(Note(code_UC))
 
     def forward(self, x_BVD: Tensor, prepared: Note, pairs: Pairs) -> Tensor:
-        x_RD = pairs.share(x_BVD) + pairs.spread(prepared.value)
+        x_RD = pairs.dispatch(x_BVD) + pairs.expand(prepared.value)
         return x_RD + self.second(self.first(Note(x_RD))).value
 
 
 class Scattered(TypeInference):
-    """Parameters of every odd size: none, without a dimension, of one element, and of fewer than there are processes."""
+    """Parameters of unusual sizes: no element, a scalar, one element, and fewer elements than there are ranks."""
 
     Config = NoOptions
 
-    def __init__(self, config: NoOptions, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: NoOptions, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         self.linear = nn.Linear(sizes.width, sizes.type)
         self.nothing = nn.Parameter(torch.empty(0, sizes.type))

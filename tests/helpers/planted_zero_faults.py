@@ -1,4 +1,4 @@
-"""Components that are sound in one process, and go wrong in two."""
+"""Components that work in one process, but fail in two."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import torch
 from torch import Tensor, nn
 
 from ni_framework.contracts import Pairs
-from tests.helpers.planted_faults import planted
-from tests.helpers.sound_components import Answers, Pieces, Steps
+from tests.helpers.planted_faults import plant_fault
+from tests.helpers.sound_components import CodeShift, LinearHead, NumberInput
 
 
-@planted("together", "at stage 2 in two processes, value `loss` differs by")
-class Ranked(Steps):
+@plant_fault("zero_parity", "at stage 2 in two processes, value `loss` differs by")
+class RankDependentBody(CodeShift):
     def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Tensor:
         return super().forward(x_BVD, prepared, pairs) * (1 + 0.1 * int(os.environ.get("RANK", "0")))
 
 
 @dataclass
-class Embedded:
+class TensorHolder:
     x: Tensor
 
 
-class Deep(nn.Module):
-    """Answers with an object in which DeepSpeed finds no tensors, so that weights are not here on the way back."""
+class HidesTensorFromZero(nn.Module):
+    """Returns an object in which DeepSpeed finds no tensors, so that weights are not gathered for backward."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(1, width), nn.Linear(width, width)
 
-    def forward(self, inputs: Tensor) -> Embedded:
-        return Embedded(self.second(torch.tanh(self.first(inputs))) * self.second.bias)
+    def forward(self, inputs: Tensor) -> TensorHolder:
+        return TensorHolder(self.second(torch.tanh(self.first(inputs))) * self.second.bias)
 
 
-@planted("together", "in two processes, raises RuntimeError: The size of tensor a (12) must match")
-class Wrapped(Pieces):
+@plant_fault("zero_parity", "in two processes, raises RuntimeError: The size of tensor a (12) must match")
+class OpaqueInput(NumberInput):
     def __init__(self, config: Any, width: int) -> None:
         super().__init__(config, width)
-        self.deep = Deep(width)
+        self.deep = HidesTensorFromZero(width)
         del self.linear
 
     def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
@@ -48,9 +48,9 @@ class Wrapped(Pieces):
         return self.deep(inputs.unsqueeze(-1)).x
 
 
-@planted("together", "in two processes, raises IndexError: index 1 is out of bounds for dimension 0 with size 0")
-class Tempered(Answers):
-    """Reads a weight in its loss, where no weight is here at stage 3."""
+@plant_fault("zero_parity", "in two processes, raises IndexError: index 1 is out of bounds for dimension 0 with size 0")
+class LossWithParameter(LinearHead):
+    """Uses a weight in its loss, where weights are not gathered at stage 3."""
 
     def __init__(self, config: Any, width: int, tasks: Any) -> None:
         super().__init__(config, width, tasks)
@@ -62,8 +62,8 @@ class Tempered(Answers):
             nn.init.ones_(self.temperature)
 
     def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Any) -> dict[str, Tensor]:
-        answers = super().forward(x_BVD, present_BV, tasks)
-        return {task: answer * self.temperature.sum() for task, answer in answers.items()}
+        logits_by_task = super().forward(x_BVD, present_BV, tasks)
+        return {task: logits * self.temperature.sum() for task, logits in logits_by_task.items()}
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return super().loss(logits, target) * self.temperature[1]

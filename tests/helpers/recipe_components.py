@@ -1,4 +1,4 @@
-"""A few components for the tests of recipes, and a registry of nothing but their configs."""
+"""A few components for the tests of recipes, and a registry of their config classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ni_framework.errors import OptionError, PluginError, Problem, RecipeError
-from ni_framework.options import Choice, component, config, option
+from ni_framework.options import ComponentSpec, component_option, config, option
 
 
 @config
@@ -16,7 +16,7 @@ class Empty:
 
 @config
 class Mlp:
-    """Type inference of some depth."""
+    """Type inference with a depth."""
 
     depth: int = option(default=2, help="layers", ge=1)
 
@@ -38,33 +38,33 @@ class TopK:
 
 @config
 class Lines:
-    """A body with a component inside it, and options that must suit each other."""
+    """A body with a nested component, and with options that depend on each other."""
 
     lines: int = option(default=1, help="lines of code", ge=1)
     heads: int = option(default=4, help="attention heads", ge=1)
     key: int = option(default=16, help="width of all keys together", ge=1)
-    linear: Choice = component("linear", default="modlin", help="the modulated map")
+    linear: ComponentSpec = component_option("linear", default="modlin", help="the modulated map")
 
     def __attrs_post_init__(self) -> None:
-        """The keys are divided among the heads."""
+        """The heads must divide the width of the keys."""
         if self.key % self.heads:
             raise OptionError("heads", f"must divide the width of the keys, {self.key}", "try 4")
 
 
 @config
 class Faulty:
-    """A component whose own code fails."""
+    """A component whose code fails."""
 
     size: int = option(default=1, help="any")
 
     def __attrs_post_init__(self) -> None:
-        """Fails as a bug would."""
+        """Raises an error that is not one of the framework's."""
         raise KeyError("oops")
 
 
 @config
 class Patches:
-    """An input with lists of fixed and free length."""
+    """An input with a list of fixed length."""
 
     image: tuple[int, int, int] = option(help="channels, height, width", ge=1)
     patch: int = option(default=2, help="side of a patch", ge=1)
@@ -84,10 +84,10 @@ class Everything:
     pairs: tuple[tuple[int, str], ...] = option(default=(), help="pairs")
     table: Mapping[str, float] = option(default={}, help="named numbers", ge=0)
     nested: Mlp = option(default=Mlp(), help="a config of its own")
-    parts: tuple[Choice, ...] = component("linear", help="several components")
+    parts: tuple[ComponentSpec, ...] = component_option("linear", help="several components")
 
 
-CONFIGS: dict[str, dict[str, type]] = {
+COMPONENT_CONFIGS: dict[str, dict[str, type]] = {
     "embedding": {"separate": Empty},
     "type_inference": {"mlp": Mlp},
     "router": {"kernel": Kernel, "top_k": TopK},
@@ -97,20 +97,21 @@ CONFIGS: dict[str, dict[str, type]] = {
     "head": {"classify": Empty},
     "data": {"digits": Empty, "folder": Everything},
 }
-BROKEN = "snapped"  # a component of any kind whose plugin fails to import
+# The name of a component of any kind whose plugin cannot be imported.
+BROKEN_NAME = "snapped"
 
 
-def resolve(kind: str, name: str) -> type:
-    """Like the registry's, for the components of these tests."""
-    if name == BROKEN:
+def resolve_component(kind: str, name: str) -> type:
+    """The config class of a component of these tests, with the errors of the registry's function."""
+    if name == BROKEN_NAME:
         raise PluginError([Problem(f"{kind} `{name}` of broken-plugin 0.1 cannot be imported", None, "reinstall it")])
-    if name not in CONFIGS[kind]:
-        known = ", ".join(f"`{known}`" for known in sorted(CONFIGS[kind]))
+    if name not in COMPONENT_CONFIGS[kind]:
+        known = ", ".join(f"`{known}`" for known in sorted(COMPONENT_CONFIGS[kind]))
         raise RecipeError([Problem(f"there is no {kind} `{name}`", None, f"installed: {known}")])
-    return CONFIGS[kind][name]
+    return COMPONENT_CONFIGS[kind][name]
 
 
-VALID = """\
+VALID_RECIPE = """\
 ni: 1
 seed: 3
 model:

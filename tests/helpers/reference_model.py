@@ -1,7 +1,7 @@
-"""The equations of a Neural Interpreter in plain loops over samples, functions, elements and heads: slow, to be compared with.
+"""A slow reference of the Neural Interpreter: its equations in plain loops over samples, functions, elements and heads.
 
-Every operation here acts on one vector of one element. Masked elements are left out, and a CLS element that the tasks
-share is there once for each of them.
+Every operation acts on one vector of one element. Masked elements are absent, and a CLS element that the tasks share is
+present once for each task.
 """
 
 from __future__ import annotations
@@ -13,36 +13,41 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from ni_framework.recipe import Recipe, Script
+from ni_framework.recipe import Recipe, ScriptConfig
 
-EPS = 1e-6  # of the compatibilities
-NORM_EPS = 1e-5  # of a LayerNorm
+# The eps of compatibilities.
+EPS = 1e-6
+# The eps of a LayerNorm.
+NORM_EPS = 1e-5
 
 State = Mapping[str, Tensor]
 
 
 @frozen
-class Answer:
-    """What the equations give; the V of a shared CLS counts every copy of it, and masked elements hold NaN."""
+class ReferenceOutput:
+    """The results of the equations; V includes every copy of a shared CLS element, and masked elements are NaN."""
 
-    logits: dict[str, Tensor]  # [B, classes]
-    compatibility: list[list[Tensor]]  # [script][iteration], [B, U, V]
-    outputs: list[Tensor]  # [script], [B, V, D]
+    # [B, classes] by task.
+    logits: dict[str, Tensor]
+    # [script][iteration], [B, U, V] each.
+    compatibility: list[list[Tensor]]
+    # [script], [B, V, D] each.
+    outputs: list[Tensor]
 
 
-def part(state: State, prefix: str) -> dict[str, Tensor]:
-    """The parameters below a name."""
+def with_prefix(state: State, prefix: str) -> dict[str, Tensor]:
+    """Returns the parameters below a name."""
     return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(prefix + ".")}
 
 
-def normed(x: Tensor) -> Tensor:
+def normalize_features(x: Tensor) -> Tensor:
     mean = x.sum() / len(x)
     variance = ((x - mean) * (x - mean)).sum() / len(x)
     return (x - mean) / (variance + NORM_EPS).sqrt()
 
 
 def layer_norm(x: Tensor, state: State) -> Tensor:
-    return normed(x) * state["weight"] + state["bias"]
+    return normalize_features(x) * state["weight"] + state["bias"]
 
 
 def linear(x: Tensor, state: State) -> Tensor:
@@ -53,41 +58,44 @@ def gelu(x: Tensor) -> Tensor:
     return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
-def unit(x: Tensor) -> Tensor:
+def unit_length(x: Tensor) -> Tensor:
     return x / (x * x).sum().sqrt()
 
 
 def mlp(x: Tensor, state: State, layers: Sequence[int]) -> Tensor:
-    """Linear maps at these places of a `Sequential`, GELU between them."""
+    """Applies the linear maps at these places of a `Sequential`, with GELU between them."""
     for layer in layers:
-        x = linear(x, part(state, str(layer)))
+        x = linear(x, with_prefix(state, str(layer)))
         x = gelu(x) if layer < layers[-1] else x
     return x
 
 
 def coded_map(kind: str, x: Tensor, code: Tensor, state: State) -> Tensor:
-    """The linear map `kind` under a code."""
+    """Applies a linear map of this kind, modulated by a code."""
     weight, bias = state["weight"], state.get("bias", x.new_zeros(()))
     if kind == "modlin":
-        return weight @ (x * normed(state["code_weight"] @ code)) + bias
+        return weight @ (x * normalize_features(state["code_weight"] @ code)) + bias
     if kind == "gated":
         return (weight @ x + bias) * (state["gate_weight"] @ code + state["gate_bias"])
     if kind == "hyper":
-        made = part(state, "generator")
-        own = made["3.weight"] @ gelu(linear(layer_norm(code, part(made, "0")), part(made, "1"))) * state["mixing"]
-        weight = weight + own[: weight.numel()].reshape(weight.shape)
-        bias = bias + (own[weight.numel() :] if "bias" in state else 0)
+        generator = with_prefix(state, "generator")
+        hidden = gelu(linear(layer_norm(code, with_prefix(generator, "0")), with_prefix(generator, "1")))
+        change = generator["3.weight"] @ hidden * state["mixing"]
+        weight = weight + change[: weight.numel()].reshape(weight.shape)
+        bias = bias + (change[weight.numel() :] if "bias" in state else 0)
     return weight @ x + bias
 
 
-def entities(given: Tensor, state: State) -> list[Tensor]:
-    """One element for each entity."""
-    made = [linear(x, part(state, "embedding")) for x in given]
-    return [x + state["positions.table"][n] for n, x in enumerate(made)] if "positions.table" in state else made
+def entities(features: Tensor, state: State) -> list[Tensor]:
+    """Returns one element for each entity."""
+    elements = [linear(x, with_prefix(state, "embedding")) for x in features]
+    if "positions.table" not in state:
+        return elements
+    return [x + state["positions.table"][n] for n, x in enumerate(elements)]
 
 
 def patches(image: Tensor, recipe: Recipe, state: State) -> list[Tensor]:
-    """One element for each patch, row by row; a patch is flattened (row, column, channel)."""
+    """Returns one element for each patch, row by row; a patch is flattened in the order row, column, channel."""
     options = recipe.model.input.options
     channels, rows, columns = options.image
     side, elements = options.patch, []
@@ -96,7 +104,7 @@ def patches(image: Tensor, recipe: Recipe, state: State) -> list[Tensor]:
             pixels = [
                 image[c, i * side + a, j * side + b] for a in range(side) for b in range(side) for c in range(channels)
             ]
-            x = linear(torch.stack(pixels), part(state, "embedding"))
+            x = linear(torch.stack(pixels), with_prefix(state, "embedding"))
             if options.positions == "absolute":
                 x = x + state["positions.table"][len(elements)]
             elements.append(x)
@@ -104,7 +112,7 @@ def patches(image: Tensor, recipe: Recipe, state: State) -> list[Tensor]:
 
 
 def axis(step: int, code: Tensor, head: int, mixing: str, state: State, name: str) -> Tensor:
-    """What a difference of places along one axis adds; `name` is "row" along a row and "column" along a column."""
+    """Returns the logit of a difference of places along one axis: "row" along a row, "column" along a column."""
     table = state[f"table_{name}"]
     e, p = table[step + (len(table) - 1) // 2], state[f"head_{name}"][head]
     f = None if mixing == "shared" else state[f"code_{name}"] @ code
@@ -118,7 +126,9 @@ def axis(step: int, code: Tensor, head: int, mixing: str, state: State, name: st
 class LineOfCode:
     """One line of code of one function."""
 
-    def __init__(self, script: Script, code: Tensor, state: State, places: Sequence[tuple[int, int] | None]) -> None:
+    def __init__(
+        self, script: ScriptConfig, code: Tensor, state: State, places: Sequence[tuple[int, int] | None]
+    ) -> None:
         options = script.body.options
         self.through_closed = script.router.use == "straight_through_kernel"
         self.heads, self.key, self.mixing = (getattr(options, name) for name in ("heads", "key", "positions"))
@@ -131,15 +141,17 @@ class LineOfCode:
     def _relative(self, head: int, one: tuple[int, int] | None, other: tuple[int, int] | None) -> Tensor:
         if self.mixing in ("none", "absolute") or one is None or other is None:
             return self.code.new_zeros(())
-        state = part(self.state, "positions")
+        state = with_prefix(self.state, "positions")
         along_row = axis(other[1] - one[1], self.code, head, self.mixing, state, "row")
         return along_row + axis(other[0] - one[0], self.code, head, self.mixing, state, "column")
 
     def mod(self, name: str, x: Tensor) -> Tensor:
-        return coded_map(self.map.use, x, self.code, part(self.state, f"maps.{name}"))
+        return coded_map(self.map.use, x, self.code, with_prefix(self.state, f"maps.{name}"))
 
     def __call__(self, x: list[Tensor], c: list[Tensor], places: list[Tensor | int]) -> list[Tensor]:
-        z = [layer_norm(x_i + p_i, part(self.state, "attention_norm")) for x_i, p_i in zip(x, places, strict=True)]
+        z = [
+            layer_norm(x_i + p_i, with_prefix(self.state, "attention_norm")) for x_i, p_i in zip(x, places, strict=True)
+        ]
         q, k, v = ([self.mod(name, z_i) for z_i in z] for name in ("query", "key", "value"))
         y = []
         for i in range(len(x)):
@@ -150,7 +162,7 @@ class LineOfCode:
                 "gating": (1 - c[i]) * x[i] + 2.5 * c[i] * o,
                 "vanilla": x[i] + o,
             }[self.residual]
-            f = self.mod("mlp_out", gelu(self.mod("mlp_in", layer_norm(a, part(self.state, "mlp_norm")))))
+            f = self.mod("mlp_out", gelu(self.mod("mlp_in", layer_norm(a, with_prefix(self.state, "mlp_norm")))))
             y.append((1 - c[i]) * a + 2.5 * c[i] * c[i] * f if self.residual == "gating" else a + c[i] * f)
         return y
 
@@ -164,44 +176,48 @@ class LineOfCode:
         exponentials = [torch.exp(logit) for logit in logits]
         a = [e / torch.stack(exponentials).sum() for e in exponentials]
         modulated = [c[i] * c[j] * a[j] for j in range(len(k))]
-        if (
-            self.through_closed
-        ):  # c_i cancels, so that a closed element asks as an open one would; closed ones answer nothing
+        if self.through_closed:
+            # c_i cancels, so that a closed query attends like an open one; closed keys have weight 0.
             modulated = [c_j * a_j if c_j > 0 else 0 * a_j for c_j, a_j in zip(c, a, strict=True)]
         total = torch.stack(modulated).sum()
-        if total == 0:  # nobody answers: all alike, and finite
+        if total == 0:
+            # No key is open: uniform weights keep the result finite.
             modulated, total = [total + 1] * len(k), total + len(k)
         return torch.stack([modulated[j] / total * v[j][values] for j in range(len(k))]).sum(dim=0)
 
 
 def infer_type(x: Tensor, depth: int, state: State) -> Tensor:
-    return unit(mlp(layer_norm(x, part(state, "layers.0")), part(state, "layers"), range(1, 2 * depth, 2)))
+    return unit_length(
+        mlp(layer_norm(x, with_prefix(state, "layers.0")), with_prefix(state, "layers"), range(1, 2 * depth, 2))
+    )
 
 
-def embedding(script: Script, state: State) -> tuple[list[Tensor], list[Tensor]]:
-    """Signatures, of length one, and codes."""
+def embedding(script: ScriptConfig, state: State) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns signatures of length one, and codes."""
     if script.embedding.use == "consolidated":
         layers = range(0, 2 * script.embedding.options.depth, 2)
-        made = [[mlp(x, part(state, f"to_{what}"), layers) for x in state["table"]] for what in ("signature", "code")]
-        return [unit(s) for s in made[0]], [normed(c) for c in made[1]]
-    return [unit(s) for s in state["signature"]], list(state["code"])
+        signatures, codes = (
+            [mlp(x, with_prefix(state, f"to_{kind}"), layers) for x in state["table"]] for kind in ("signature", "code")
+        )
+        return [unit_length(s) for s in signatures], [normalize_features(c) for c in codes]
+    return [unit_length(s) for s in state["signature"]], list(state["code"])
 
 
 def quantise(t: Tensor, entries: Tensor) -> Tensor:
-    """The nearest entry, with the gradient of t."""
+    """Returns the nearest entry, with the gradient of t."""
     nearest = max(range(len(entries)), key=lambda k: float((entries[k] @ t).detach()))
     return t + (entries[nearest] - t).detach()
 
 
 def route(use: str, options: object, state: State, types: list[Tensor], signatures: list[Tensor]) -> list[list[Tensor]]:
-    """Compatibilities [function][element]; of routers that draw, what they are in evaluation."""
+    """Returns compatibilities [function][element]; for routers that draw noise, those in evaluation mode."""
     if use == "quantised":
         what, entries = options.what, state["codebook.entry"]  # pyright: ignore[reportAttributeAccessIssue]
         types = types if what == "signatures" else [quantise(t, entries) for t in types]
         signatures = signatures if what == "types" else [quantise(s, entries) for s in signatures]
     if use in ("quantised", "function_dropout"):
         inner = options.inner  # pyright: ignore[reportAttributeAccessIssue]
-        c = route(inner.use, inner.options, part(state, "inner"), types, signatures)
+        c = route(inner.use, inner.options, with_prefix(state, "inner"), types, signatures)
         keep = getattr(options, "keep", 1)
         return [[keep * c_ui for c_ui in row] for row in c]
     tau, sigma = options.truncation, torch.exp(state["log_bandwidth"])  # pyright: ignore[reportAttributeAccessIssue]
@@ -213,17 +229,17 @@ def route(use: str, options: object, state: State, types: list[Tensor], signatur
     if use == "unnormalised_kernel":
         return hard
     if use == "straight_through_kernel":
-        pairs = zip(normalise(hard), normalise(soft), strict=True)
+        pairs = zip(normalise_kernel(hard), normalise_kernel(soft), strict=True)
         return [[s + (h - s).detach() for h, s in zip(*rows, strict=True)] for rows in pairs]
-    return normalise(hard)
+    return normalise_kernel(hard)
 
 
-def normalise(kernel: list[list[Tensor]]) -> list[list[Tensor]]:
+def normalise_kernel(kernel: list[list[Tensor]]) -> list[list[Tensor]]:
     return [[k / (EPS + torch.stack([row[i] for row in kernel]).sum()) for i, k in enumerate(row)] for row in kernel]
 
 
 def pool(pooling: str, x: Tensor, c: list[Tensor], y: list[Tensor]) -> Tensor:
-    """One element's next state from its state, its compatibilities and what each function made of it."""
+    """Returns an element's next state from its state, its compatibilities and the results of the functions."""
     total = torch.stack([c_u * y_u for c_u, y_u in zip(c, y, strict=True)]).sum(dim=0)
     if pooling == "delta":
         return x + torch.stack([c_u * (y_u - x) for c_u, y_u in zip(c, y, strict=True)]).sum(dim=0)
@@ -234,22 +250,27 @@ def pool(pooling: str, x: Tensor, c: list[Tensor], y: list[Tensor]) -> Tensor:
 
 
 def run_script(
-    script: Script, x: list[Tensor], places: Sequence[tuple[int, int] | None], columns: int, state: State
+    script: ScriptConfig, x: list[Tensor], places: Sequence[tuple[int, int] | None], columns: int, state: State
 ) -> tuple[list[Tensor], list[list[list[Tensor]]]]:
-    """The elements after all iterations, and compatibilities [iteration][function][element]."""
-    signatures, codes = embedding(script, part(state, "embedding"))
+    """Returns the elements after all iterations, and compatibilities [iteration][function][element]."""
+    signatures, codes = embedding(script, with_prefix(state, "embedding"))
     options, temporary = script.body.options, list(state.get("temporary", []))
     x, places = temporary + x, [None] * len(temporary) + list(places)
     table = state.get("body.positions.table", [])
     added = [0 if place is None or not len(table) else table[place[0] * columns + place[1]] for place in places]
     lines = [
-        [LineOfCode(script, code, part(state, f"body.lines.{number}"), places) for number in range(options.lines)]
+        [
+            LineOfCode(script, code, with_prefix(state, f"body.lines.{number}"), places)
+            for number in range(options.lines)
+        ]
         for code in codes
     ]
     trace = []
     for _ in range(script.iterations):
-        types = [infer_type(x_i, script.type_inference.options.depth, part(state, "type_inference")) for x_i in x]
-        c = route(script.router.use, script.router.options, part(state, "router"), types, signatures)
+        types = [
+            infer_type(x_i, script.type_inference.options.depth, with_prefix(state, "type_inference")) for x_i in x
+        ]
+        c = route(script.router.use, script.router.options, with_prefix(state, "router"), types, signatures)
         y = []
         for u in range(len(signatures)):
             stream = x
@@ -261,11 +282,16 @@ def run_script(
     return x[len(temporary) :], trace
 
 
-def run(recipe: Recipe, state: State, inputs: Tensor, tasks: Mapping[str, int], mask: Tensor | None = None) -> Answer:
-    """The whole model on a batch, sample by sample."""
-    head, given, program = recipe.model.head.options, recipe.model.input, recipe.model.program
-    columns = inputs.shape[-1] // given.options.patch if given.use == "patches" else 1
-    num_input = columns * (inputs.shape[-2] // given.options.patch) if given.use == "patches" else inputs.shape[1]
+def run_reference(
+    recipe: Recipe, state: State, inputs: Tensor, tasks: Mapping[str, int], mask: Tensor | None = None
+) -> ReferenceOutput:
+    """Runs the full model on a batch, sample by sample."""
+    head, input_spec, program = recipe.model.head.options, recipe.model.input, recipe.model.program
+    if input_spec.use == "patches":
+        columns = inputs.shape[-1] // input_spec.options.patch
+        num_input = columns * (inputs.shape[-2] // input_spec.options.patch)
+    else:
+        columns, num_input = 1, inputs.shape[1]
     num_cls = len(tasks)
     size, width = num_cls + num_input, recipe.model.width
     outputs = [inputs.new_full((len(inputs), size, width), math.nan) for _ in program]
@@ -276,14 +302,17 @@ def run(recipe: Recipe, state: State, inputs: Tensor, tasks: Mapping[str, int], 
     logits: dict[str, list[Tensor]] = {task: [] for task in tasks}
     for b in range(len(inputs)):
         cls = [state["head.cls"][0 if head.shared_cls else number] for number in range(num_cls)]
-        of_input = part(state, "input")
-        made = patches(inputs[b], recipe, of_input) if given.use == "patches" else entities(inputs[b], of_input)
+        input_state = with_prefix(state, "input")
+        if input_spec.use == "patches":
+            input_elements = patches(inputs[b], recipe, input_state)
+        else:
+            input_elements = entities(inputs[b], input_state)
         present = [n for n in range(num_input) if mask is None or bool(mask[b, n])]
-        x = cls + [made[n] for n in present]
+        x = cls + [input_elements[n] for n in present]
         places = [None] * num_cls + [(n // columns, n % columns) for n in present]
         seats = [*range(num_cls), *(num_cls + n for n in present)]
         for number, script in enumerate(program):
-            x, trace = run_script(script, x, places, columns, part(state, f"scripts.{number}"))
+            x, trace = run_script(script, x, places, columns, with_prefix(state, f"scripts.{number}"))
             for seat, x_i in zip(seats, x, strict=True):
                 outputs[number][b, seat] = x_i.detach()
             for iteration, c in enumerate(trace):
@@ -291,6 +320,6 @@ def run(recipe: Recipe, state: State, inputs: Tensor, tasks: Mapping[str, int], 
                     for seat, c_ui in zip(seats, row, strict=True):
                         compatibility[number][iteration][b, u, seat] = c_ui.detach()
         for number, task in enumerate(tasks):
-            maps = part(state, f"head.maps.{0 if head.shared_head else number}")
-            logits[task].append(linear(layer_norm(x[number], part(maps, "0")), part(maps, "1")))
-    return Answer({task: torch.stack(rows) for task, rows in logits.items()}, compatibility, outputs)
+            maps = with_prefix(state, f"head.maps.{0 if head.shared_head else number}")
+            logits[task].append(linear(layer_norm(x[number], with_prefix(maps, "0")), with_prefix(maps, "1")))
+    return ReferenceOutput({task: torch.stack(rows) for task, rows in logits.items()}, compatibility, outputs)

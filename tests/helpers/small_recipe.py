@@ -1,4 +1,4 @@
-"""A recipe that trains in a blink, for tests of what happens around training."""
+"""A recipe that trains in less than a second, for tests of everything around training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ni_framework import build_model, load_recipe
-from ni_framework.checkpoint.golden import golden_batch
-from ni_framework.checkpoint.lockfile import lock_of
-from ni_framework.checkpoint.manifest import file_entry, manifest_bytes, read_manifest
+from ni_framework.checkpoint.golden import make_golden_batch
+from ni_framework.checkpoint.lockfile import build_lockfile
+from ni_framework.checkpoint.manifest import encode_manifest, file_entry, read_manifest
 from ni_framework.checkpoint.save import Snapshot, save_checkpoint
 from ni_framework.recipe import Recipe
 
-TEXT = """\
+SMALL_RECIPE_YAML = """\
 ni: 1
 seed: 3
 model:
@@ -30,24 +30,24 @@ train: {steps: 6, batch: 8, log_every: 2, optimizer: {lr: 3.0e-3}}
 """
 
 
-def small_recipe(folder: Path, *overrides: str) -> Recipe:
-    """The small recipe with overrides, written to a folder and read from there."""
+def load_small_recipe(folder: Path, *overrides: str) -> Recipe:
+    """Returns the small recipe with overrides, after writing it to a folder."""
     path = folder / "small.yaml"
-    path.write_text(TEXT)
+    path.write_text(SMALL_RECIPE_YAML)
     return load_recipe(path, overrides)
 
 
-def save_small(place: Path, recipe: Recipe, step: int, **changes: Any) -> Path:
-    """A checkpoint of a recipe's model with its initial values."""
+def save_small_checkpoint(folder: Path, recipe: Recipe, step: int, **changes: Any) -> Path:
+    """Saves a checkpoint of a recipe's model with its initial values; `changes` replace fields of the snapshot."""
     model = build_model(recipe)
-    snapshot = {"weights": model.state_dict(), "golden": golden_batch(model), "recipe": recipe}
-    snapshot |= {"lock": lock_of(recipe, None), "step": step}
-    return save_checkpoint(place, Snapshot(**(snapshot | changes)))
+    snapshot = {"weights": model.state_dict(), "golden": make_golden_batch(model), "recipe": recipe}
+    snapshot |= {"lockfile": build_lockfile(recipe, None), "step": step}
+    return save_checkpoint(folder, Snapshot(**(snapshot | changes)))
 
 
-def rewritten(checkpoint: Path, name: str, content: bytes) -> None:
-    """Puts another file into a checkpoint, with a manifest that agrees."""
+def rewrite_checkpoint_file(checkpoint: Path, name: str, content: bytes) -> None:
+    """Replaces a file in a checkpoint, and its entry in the manifest."""
     manifest = read_manifest(checkpoint)
     (checkpoint / name).write_bytes(content)
     manifest.files[name] = file_entry(content)
-    (checkpoint / "checkpoint.json").write_bytes(manifest_bytes(manifest))
+    (checkpoint / "checkpoint.json").write_bytes(encode_manifest(manifest))

@@ -1,4 +1,4 @@
-"""Components without a fault, one of each kind that the planted ones need."""
+"""Components without faults, which the components with planted faults are derived from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ni_framework.contracts import (
-    Answer,
     Batch,
     Body,
     Context,
@@ -18,6 +17,7 @@ from ni_framework.contracts import (
     Halting,
     Head,
     Input,
+    Output,
     Pairs,
     Router,
     TypeInference,
@@ -25,7 +25,7 @@ from ni_framework.contracts import (
 from ni_framework.errors import OptionError
 
 
-class Types(TypeInference):
+class LinearTypes(TypeInference):
     """A linear map."""
 
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
@@ -36,8 +36,8 @@ class Types(TypeInference):
         return self.linear(x_BVD)
 
 
-class Steps(Body):
-    """Adds what the code says to every element."""
+class CodeShift(Body):
+    """Adds a linear map of the code to every element."""
 
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class Steps(Body):
         return self.linear(code_UC)
 
     def forward(self, x_BVD: Tensor, prepared: Any, pairs: Pairs) -> Any:
-        return pairs.share(x_BVD) + pairs.spread(prepared)
+        return pairs.dispatch(x_BVD) + pairs.expand(prepared)
 
 
-class Shares(Router):
+class SoftmaxRouter(Router):
     """A softmax over functions."""
 
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
@@ -68,8 +68,8 @@ class Shares(Router):
         return torch.softmax(self.logits(type_BVT, signature_UT), dim=1)
 
 
-class Pieces(Input):
-    """Numbers one by one."""
+class NumberInput(Input):
+    """Makes each number an element."""
 
     def __init__(self, config: Any, width: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Pieces(Input):
         return self.linear(inputs.unsqueeze(-1))
 
 
-class Answers(Head):
+class LinearHead(Head):
     """A linear map for each task."""
 
     def __init__(self, config: Any, width: int, tasks: Any) -> None:
@@ -95,11 +95,11 @@ class Answers(Head):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.cls)
 
-    def start(self, tasks: Any) -> tuple[Tensor, int]:
+    def cls_tokens(self, tasks: Any) -> tuple[Tensor, int]:
         return self.cls[[self.names.index(task) for task in tasks]], 1
 
     def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Any) -> dict[str, Tensor]:
-        return {task: self.maps[task](x_BVD[:, place]) for place, task in enumerate(tasks)}
+        return {task: self.maps[task](x_BVD[:, index]) for index, task in enumerate(tasks)}
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, reduction="none")
@@ -108,23 +108,23 @@ class Answers(Head):
         return {"loss": self.loss(logits, target)}
 
 
-class Halves(Halting):
-    """Halves of what is left, moved a little by the state."""
+class HalvingHalting(Halting):
+    """About half of the remaining probability, depending on the state."""
 
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
         super().__init__()
         self.linear = nn.Linear(sizes.width, 1)
 
-    def forward(self, x_BVD: Tensor, left_BV: Tensor, context: Context) -> Tensor:
-        return left_BV * torch.sigmoid(self.linear(x_BVD)).squeeze(-1)
+    def forward(self, x_BVD: Tensor, remaining_BV: Tensor, context: Context) -> Tensor:
+        return remaining_BV * torch.sigmoid(self.linear(x_BVD)).squeeze(-1)
 
-    def price(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
+    def cost(self, halt_IBV: Tensor, present_BV: Tensor | None) -> dict[str, Tensor]:
         late_BV = (torch.arange(len(halt_IBV))[:, None, None] * halt_IBV).sum(dim=0)
         present_BV = torch.ones_like(late_BV, dtype=torch.bool) if present_BV is None else present_BV
         return {"late": torch.where(present_BV, late_BV, 0).sum() / present_BV.sum().clamp_min(1)}
 
 
-class Split:
+class NumberSplit:
     def __len__(self) -> int:
         return 40
 
@@ -132,10 +132,10 @@ class Split:
         return Batch(index_B[:, None].float().expand(-1, 4), {"a": index_B % 3})
 
 
-class Numbers(Data):
-    """Numbers in order."""
+class ConsecutiveNumbers(Data):
+    """Consecutive numbers."""
 
-    split: Any = Split
+    split: Any = NumberSplit
 
     def __init__(self, config: Any, build: Any) -> None:
         self.shape, self.tasks = (4,), {"a": 3}
@@ -144,8 +144,8 @@ class Numbers(Data):
         return {"train": self.split(), "test": self.split()}
 
 
-class Heads(Steps):
-    """Refuses the usual width, and grids that are small."""
+class RestrictedWidth(CodeShift):
+    """Rejects the default width, and small grids."""
 
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
         super().__init__(config, sizes, build)
@@ -155,8 +155,8 @@ class Heads(Steps):
             raise OptionError("", "it needs a grid of at least 4 by 4")
 
 
-class Tokens(Pieces):
-    """Numbers as rows of a table, so that inputs have no gradient."""
+class TokenInput(NumberInput):
+    """Looks up numbers in a table, so that inputs have no gradient."""
 
     def __init__(self, config: Any, width: int) -> None:
         super().__init__(config, width)
@@ -168,8 +168,8 @@ class Tokens(Pieces):
         return self.table(inputs.long().clamp(0, 49))
 
 
-class Hidden(Router):
-    """A softmax behind a hidden layer as wide as there are functions in most trials."""
+class HiddenLayerRouter(Router):
+    """A softmax after a hidden layer whose width is the number of functions in most checks."""
 
     def __init__(self, config: Any, sizes: Any, build: Any) -> None:
         super().__init__()
@@ -180,15 +180,27 @@ class Hidden(Router):
         return torch.softmax(torch.einsum("ut,bvt->buv", signature_UT, type_BVT), dim=1)
 
 
-class Penalised(Types):
-    """Tells a loss of its weights alone, and has an option that nothing but attrs knows of."""
+class PenalisedTypes(LinearTypes):
+    """Returns a loss that depends on its weights alone, and has an option that is declared with attrs instead of `option`."""
 
     @attrs.frozen
     class Config:
-        size: int = attrs.field(default=1, metadata={"help": "of nothing"})
+        size: int = attrs.field(default=1, metadata={"help": "not used"})
 
-    def forward(self, x_BVD: Tensor, context: Context) -> Answer:
-        return Answer(super().forward(x_BVD, context), {"weights": self.linear.weight.square().mean()})
+    def forward(self, x_BVD: Tensor, context: Context) -> Output:
+        return Output(super().forward(x_BVD, context), {"weights": self.linear.weight.square().mean()})
 
 
-SOUND = (Types, Steps, Shares, Pieces, Answers, Halves, Numbers, Heads, Tokens, Hidden, Penalised)
+SOUND_COMPONENTS = (
+    LinearTypes,
+    CodeShift,
+    SoftmaxRouter,
+    NumberInput,
+    LinearHead,
+    HalvingHalting,
+    ConsecutiveNumbers,
+    RestrictedWidth,
+    TokenInput,
+    HiddenLayerRouter,
+    PenalisedTypes,
+)

@@ -1,4 +1,4 @@
-"""Wheels made by hand, and installed by pip as anybody's would be."""
+"""Wheels that tests write and install with pip, like those of third parties."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Wheel:
 
     name: str  # "ni-odd"
     source: str
-    entries: Mapping[str, Mapping[str, str]]  # kind -> name -> what it names in the module
+    entries: Mapping[str, Mapping[str, str]]  # kind -> name -> object in the module
     version: str = "0.1"
 
     def write(self, folder: Path) -> Path:
@@ -25,8 +25,8 @@ class Wheel:
         module = self.name.replace("-", "_")
         info = f"{module}-{self.version}.dist-info"
         groups = [
-            "\n".join([f"[ni_framework.{kind}]", *(f"{name} = {module}:{value}" for name, value in named.items())])
-            for kind, named in self.entries.items()
+            "\n".join([f"[ni_framework.{kind}]", *(f"{name} = {module}:{value}" for name, value in values.items())])
+            for kind, values in self.entries.items()
         ]
         path = folder / f"{module}-{self.version}-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as wheel:
@@ -41,11 +41,11 @@ class Wheel:
 
 
 def pip_install(wheels: list[Wheel], folder: Path) -> Path:
-    """The folder with them installed, to be put on the path."""
-    made = folder / "wheels"
-    made.mkdir()
-    files = [str(wheel.write(made)) for wheel in wheels]
-    quiet = ("--no-deps", "--no-index", "--no-compile", "--quiet", "--disable-pip-version-check")
+    """Installs wheels into a new folder, which is returned, to be put on the path."""
+    wheel_folder = folder / "wheels"
+    wheel_folder.mkdir()
+    files = [str(wheel.write(wheel_folder)) for wheel in wheels]
+    options = ("--no-deps", "--no-index", "--no-compile", "--quiet", "--disable-pip-version-check")
     target = folder / "site"
-    subprocess.run([sys.executable, "-m", "pip", "install", *quiet, "--target", str(target), *files], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", str(target), *files], check=True)
     return target

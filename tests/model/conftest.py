@@ -1,4 +1,4 @@
-"""Small models take the way that large ones take on the CPU; `tests/model/test_layouts.py` compares it with the others."""
+"""Small models use the CPU kernels of large models; `tests/model/test_layouts.py` compares them with plain expressions."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ni_framework.nn.cpu import dispatch
 
 
 @pytest.fixture(autouse=True)
-def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LARGE", 0)
+def force_cpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "LOOP_MIN_ELEMENTS", 0)

@@ -1,4 +1,4 @@
-"""A masked element influences nothing, whatever it holds."""
+"""A masked element influences nothing, whatever its values are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.helpers.models import assert_equal_gradients, gradients, script_of, tiny_inputs, tiny_of, weighted_sum
+from tests.helpers.models import (
+    assert_equal_gradients,
+    build_tiny_model,
+    first_script,
+    gradients_by_name,
+    tiny_inputs,
+    weighted_sum,
+)
 
 MASKS = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=2, max_size=2)
-EXAMPLES = settings(
-    derandomize=True, max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate]
-)  # shrinking takes minutes
+# Without shrinking, which takes minutes.
+EXAMPLES = settings(derandomize=True, max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])
 LAYOUTS = ["dense", "packed"]
 
 
@@ -25,19 +31,20 @@ def filled(inputs: Tensor, mask: Tensor, value: float) -> Tensor:
     return torch.where(pixels, inputs, value)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(masks=MASKS, layout=st.sampled_from(LAYOUTS), pooling=st.sampled_from(["delta", "sum"]))
 @pytest.mark.parametrize("value", [0.0, 1e6, math.nan, math.inf])
-def test_what_a_masked_element_holds_changes_nothing(
+def test_values_of_masked_elements_do_not_change_outputs(
     value: float, masks: list[list[bool]], layout: str, pooling: str
 ) -> None:
-    """Not the logits, and its pixels get a gradient of exactly 0."""
+    """The logits are the same, and masked pixels get a gradient of exactly 0."""
     overrides = [f"model.execution={layout}", f"model.pooling={pooling}", "model.body.positions=sep_sum"]
-    model, mask = tiny_of(*overrides), torch.tensor(masks)
+    model, mask = build_tiny_model(*overrides), torch.tensor(masks)
     inputs = filled(tiny_inputs(), mask, value).requires_grad_()
-    expected, found = model(tiny_inputs(), mask), model(inputs, mask)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    (gradient,) = torch.autograd.grad(weighted_sum(found), inputs)
+    expected, logits = model(tiny_inputs(), mask), model(inputs, mask)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(weighted_sum(logits), inputs)
     assert not gradient[~filled(torch.ones_like(inputs), mask, 0.0).bool()].any()
     assert bool(gradient.isfinite().all())
 
@@ -50,18 +57,18 @@ MASK = torch.tensor([[True, False, True, True, False, True], [True] * 5 + [False
     "value",
     [1e6, math.nan, math.inf],
 )
-def test_what_a_masked_element_holds_changes_no_gradient(value: float, layout: str) -> None:
-    model = tiny_of(f"model.execution={layout}")
-    expected = gradients(model, weighted_sum(model(tiny_inputs(), MASK)))
-    found = gradients(model, weighted_sum(model(filled(tiny_inputs(), MASK, value), MASK)))
-    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
-    assert_equal_gradients(found, expected, tolerance=1e-12)
+def test_values_of_masked_elements_do_not_change_gradients(value: float, layout: str) -> None:
+    model = build_tiny_model(f"model.execution={layout}")
+    expected = gradients_by_name(model, weighted_sum(model(tiny_inputs(), MASK)))
+    gradients = gradients_by_name(model, weighted_sum(model(filled(tiny_inputs(), MASK, value), MASK)))
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients.values())
+    assert_equal_gradients(gradients, expected, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_masked_is_left_out(layout: str) -> None:
-    """A script on all elements with some masked is the script on the others alone."""
-    script = script_of(tiny_of(f"model.execution={layout}"))
+def test_masked_elements_are_equal_to_absent_ones(layout: str) -> None:
+    """A script with some elements masked computes the same for the others as a script on the others alone."""
+    script = first_script(build_tiny_model(f"model.execution={layout}"))
     x_BVD = torch.randn(2, 7, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     present_V = torch.tensor([True, True, False, True, False, True, True])
     masked = script(x_BVD, present_V.expand(2, -1), trace=True)
@@ -75,16 +82,17 @@ def test_masked_is_left_out(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_everything_masked_is_finite(layout: str) -> None:
-    """The CLS elements alone remain."""
-    model = tiny_of(f"model.execution={layout}", "model.body.positions=dot")
+    """Only the CLS elements remain."""
+    model = build_tiny_model(f"model.execution={layout}", "model.body.positions=dot")
     logits = model(tiny_inputs(), torch.zeros(2, 6, dtype=torch.bool))
-    for values in logits.values():  # of two samples with nothing left that differs; batched products may round apart
+    # Nothing that differs between the two samples is left; batched products may round them differently.
+    for values in logits.values():
         torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=1e-12)
-    assert all(bool(g.isfinite().all()) for g in gradients(model, weighted_sum(logits)).values())
+    assert all(bool(g.isfinite().all()) for g in gradients_by_name(model, weighted_sum(logits)).values())
 
 
-def test_a_mask_of_ones_is_no_mask() -> None:
-    model = tiny_of()
+def test_full_mask_is_equal_to_no_mask() -> None:
+    model = build_tiny_model()
     torch.testing.assert_close(
         model(tiny_inputs(), torch.ones(2, 6, dtype=torch.bool)), model(tiny_inputs()), rtol=0, atol=0
     )

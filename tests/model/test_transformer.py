@@ -1,4 +1,4 @@
-"""A transformer is a special recipe: `recipes/vit_digits.yaml` is torch's own pre-norm encoder, in float64."""
+"""A transformer is a special case of a recipe: `recipes/vit_digits.yaml` equals torch's pre-norm encoder, in float64."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ni_framework.model.script import Script
 RECIPE = Path(__file__).parents[2] / "recipes" / "vit_digits.yaml"
 
 
-def encoder_of(model: Interpreter, width: int, heads: int, hidden: int) -> nn.TransformerEncoder:
-    """Torch's encoder layers with random weights, which are copied into the model's scripts."""
+def build_torch_encoder(model: Interpreter, width: int, heads: int, hidden: int) -> nn.TransformerEncoder:
+    """Torch's encoder layers with random weights, which are also copied into the model's scripts."""
     layer = nn.TransformerEncoderLayer(
         width, heads, hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
@@ -24,54 +24,53 @@ def encoder_of(model: Interpreter, width: int, heads: int, hidden: int) -> nn.Tr
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-        for script, theirs in zip(model.scripts, encoder.layers, strict=True):
-            copy(script, theirs)  # pyright: ignore[reportArgumentType]
+        for script, torch_layer in zip(model.scripts, encoder.layers, strict=True):
+            copy_layer(script, torch_layer)  # pyright: ignore[reportArgumentType]
     return encoder
 
 
-def copy(script: Script, theirs: nn.TransformerEncoderLayer) -> None:
-    """A layer's weights into a script, name by name; every parameter of the script is set."""
-    line, state = "body.lines.0", dict(theirs.named_parameters())
-    ours = dict(script.named_parameters())
+def copy_layer(script: Script, torch_layer: nn.TransformerEncoderLayer) -> None:
+    """Copies a layer's weights into a script, name by name; every parameter of the script is set."""
+    line, state = "body.lines.0", dict(torch_layer.named_parameters())
+    parameters = dict(script.named_parameters())
     for kind in ("weight", "bias"):
         parts = state[f"self_attn.in_proj_{kind}"].chunk(3)
-        found = {f"maps.{name}": part for name, part in zip(("query", "key", "value"), parts, strict=True)}
-        found |= {
+        values = {f"maps.{name}": part for name, part in zip(("query", "key", "value"), parts, strict=True)}
+        values |= {
             "maps.out": state[f"self_attn.out_proj.{kind}"],
             "maps.mlp_in": state[f"linear1.{kind}"],
             "maps.mlp_out": state[f"linear2.{kind}"],
             "attention_norm": state[f"norm1.{kind}"],
             "mlp_norm": state[f"norm2.{kind}"],
         }
-        for name, value in found.items():
-            ours.pop(f"{line}.{name}.{kind}").copy_(value)
-    assert not ours
+        for name, value in values.items():
+            parameters.pop(f"{line}.{name}.{kind}").copy_(value)
+    assert not parameters
 
 
 def test_vit_is_torchs_encoder() -> None:
-    """The whole model: elements, layers, head; logits and the gradient of the input."""
+    """The full model with elements, layers and head: logits and the gradient of the input."""
     recipe = load_recipe(RECIPE)
     model = build_model(recipe).double()
     options = recipe.model.body.options
-    encoder = encoder_of(model, recipe.model.width, options.heads, options.hidden)
+    encoder = build_torch_encoder(model, recipe.model.width, options.heads, options.hidden)
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
 
-    def theirs(images: Tensor) -> Tensor:
-        cls_LD, _ = model.head.start(("digits",))
+    def run_torch_encoder(images: Tensor) -> Tensor:
+        cls_LD, _ = model.head.cls_tokens(("digits",))
         x_BVD = torch.cat([cls_LD.expand(len(images), -1, -1), model.input(images, None)], dim=1)
         return model.head(encoder(x_BVD), None, ("digits",))["digits"]
 
-    found, expected = (
-        (logits, torch.autograd.grad(logits.square().sum(), seen)[0])
-        for function in (lambda images: model(images)["digits"], theirs)
-        for seen in [images.clone().requires_grad_()]
-        for logits in [function(seen)]
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    results = []
+    for function in (lambda images: model(images)["digits"], run_torch_encoder):
+        leaf = images.clone().requires_grad_()
+        logits = function(leaf)
+        results.append((logits, torch.autograd.grad(logits.square().sum(), leaf)[0]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
 
 
 def test_vit_has_about_as_many_parameters_as_the_interpreter() -> None:
-    """So that the comparison is of like with like; none of them lies idle."""
+    """The comparison is fair only then; every parameter is used."""
     counts = [
         sum(parameter.numel() for parameter in build_model(load_recipe(RECIPE.with_name(name))).parameters())
         for name in ("digits.yaml", "vit_digits.yaml")

@@ -7,21 +7,21 @@ import math
 import torch
 from torch import Tensor
 
-from ni_framework.nn.attention import CLOSED, key_bias, modulated_attention
+from ni_framework.nn.attention import CLOSED_LOGIT, key_bias, modulated_attention
 
 V, K, E = 5, 3, 2
 
 
-def randn(*shape: int, seed: int) -> Tensor:
+def randn_attention(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def rows() -> tuple[Tensor, Tensor, Tensor]:
-    return randn(V, K, seed=1), randn(V, K, seed=2), randn(V, E, seed=3)
+def random_qkv() -> tuple[Tensor, Tensor, Tensor]:
+    return randn_attention(V, K, seed=1), randn_attention(V, K, seed=2), randn_attention(V, E, seed=3)
 
 
-def by_hand(query: Tensor, key: Tensor, value: Tensor, c_V: Tensor, position_VV: Tensor) -> Tensor:
-    """c_i c_j a_ij / sum_j c_i c_j a_ij of each row, with a a softmax of its own; 0 where c_i is."""
+def reference_attention(query: Tensor, key: Tensor, value: Tensor, c_V: Tensor, position_VV: Tensor) -> Tensor:
+    """c_i c_j a_ij / sum_j c_i c_j a_ij of each row, with a separate softmax a; 0 where c_i is 0."""
     out = []
     for i in range(V):
         if not c_V[i]:
@@ -34,26 +34,27 @@ def by_hand(query: Tensor, key: Tensor, value: Tensor, c_V: Tensor, position_VV:
 
 
 def test_weights_are_the_softmax_modulated_and_normalised_again() -> None:
-    query, key, value = rows()
+    query, key, value = random_qkv()
     c_V = torch.tensor([0.2, 0.9, 0.0, 0.5, 0.01], dtype=torch.float64)
-    position_VV = randn(V, V, seed=4)
+    position_VV = randn_attention(V, V, seed=4)
     found = modulated_attention(query, key, value, key_bias(c_V)[None, :], position_VV)
-    expected = by_hand(query, key, value, c_V, position_VV)
-    here = c_V > 0  # rows with c_i = 0 are for nobody to read
-    torch.testing.assert_close(found[here], expected[here])
+    expected = reference_attention(query, key, value, c_V, position_VV)
+    # Rows with c_i = 0 are not used.
+    used = c_V > 0
+    torch.testing.assert_close(found[used], expected[used])
     assert bool(found.isfinite().all())
 
 
 def test_position_is_scaled_with_the_logits() -> None:
-    """Zero queries leave the position alone: weights are its softmax over sqrt(K)."""
-    _, key, value = rows()
-    position_VV = randn(V, V, seed=4)
+    """With zero queries, the weights are the softmax of the positions over sqrt(K)."""
+    _, key, value = random_qkv()
+    position_VV = randn_attention(V, V, seed=4)
     found = modulated_attention(torch.zeros(V, K).double(), key, value, torch.zeros(V, V).double(), position_VV)
     torch.testing.assert_close(found, torch.softmax(position_VV / math.sqrt(K), dim=-1) @ value)
 
 
 def test_a_key_with_multiplicity_is_that_many_copies() -> None:
-    query, key, value = rows()
+    query, key, value = random_qkv()
     c_V = torch.tensor([0.2, 0.9, 0.3, 0.5, 0.01], dtype=torch.float64)
     multiplicity_V = torch.tensor([3.0, 1, 1, 2, 1], dtype=torch.float64)
     copied = torch.repeat_interleave(torch.arange(V), multiplicity_V.long())
@@ -67,13 +68,13 @@ def test_a_key_with_multiplicity_is_that_many_copies() -> None:
 def test_key_bias_is_log_and_closed() -> None:
     c = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64, requires_grad=True)
     bias = key_bias(c)
-    assert bias.tolist() == [0.0, math.log(0.5), CLOSED]
+    assert bias.tolist() == [0.0, math.log(0.5), CLOSED_LOGIT]
     (gradient,) = torch.autograd.grad(bias[:2].sum() + bias[2] * 1, c)
     assert gradient.tolist() == [1.0, 2.0, 0.0]
 
 
-def test_closed_keys_weigh_nothing_and_get_no_gradient() -> None:
-    query, key, value = (tensor.requires_grad_() for tensor in rows())
+def test_closed_keys_have_no_weight_and_no_gradient() -> None:
+    query, key, value = (tensor.requires_grad_() for tensor in random_qkv())
     c_V = torch.tensor([0.2, 0.9, 0.0, 0.5, 0.01], dtype=torch.float64)
     found = modulated_attention(query, key, value, key_bias(c_V)[None, :], None)
     key_gradient, value_gradient = torch.autograd.grad(found.square().sum(), [key, value])
@@ -83,18 +84,19 @@ def test_closed_keys_weigh_nothing_and_get_no_gradient() -> None:
 
 
 def test_a_function_without_an_open_element_stays_finite() -> None:
-    query, key, value = (tensor.requires_grad_() for tensor in rows())
+    query, key, value = (tensor.requires_grad_() for tensor in random_qkv())
     c_V = torch.zeros(V, dtype=torch.float64, requires_grad=True)
     found = modulated_attention(query, key, value, key_bias(c_V)[None, :], None)
     assert bool(found.isfinite().all())
     gradients = torch.autograd.grad(found.sum(), [query, key, value, c_V])
-    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    for name, gradient in zip(("query", "key", "value", "compatibility"), gradients, strict=True):
+        assert bool(gradient.isfinite().all()), f"the gradient of the {name} is not finite"
 
 
 def test_gradients() -> None:
-    query, key, value = (tensor.requires_grad_() for tensor in rows())
+    query, key, value = (tensor.requires_grad_() for tensor in random_qkv())
     c_V = torch.tensor([0.2, 0.9, 0.3, 0.5, 0.1], dtype=torch.float64, requires_grad=True)
-    position_VV = randn(V, V, seed=4).requires_grad_()
+    position_VV = randn_attention(V, V, seed=4).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda q, k, v, c, r: modulated_attention(q, k, v, key_bias(c)[None, :], r),
         [query, key, value, c_V, position_VV],

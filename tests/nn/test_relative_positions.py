@@ -1,4 +1,4 @@
-"""Relative positions against loops, on a grid whose rows and columns differ in number."""
+"""Relative positions compared with loops, on a grid with different numbers of rows and columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS, COLUMNS, HEADS, WIDTH, U, C = 2, 4, 3, 6, 5, 7
 MIXINGS: list[Mixing] = ["shared", "dot", "sep_sum", "seq_sum"]
 
 
-def made(mixing: Mixing) -> RelativePositions:
+def build_relative_positions(mixing: Mixing) -> RelativePositions:
     positions = RelativePositions((ROWS, COLUMNS), HEADS, WIDTH, C, mixing).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -22,12 +22,12 @@ def made(mixing: Mixing) -> RelativePositions:
     return positions
 
 
-def codes() -> torch.Tensor:
+def random_codes() -> torch.Tensor:
     return torch.randn(U, C, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def along(positions: RelativePositions, axis: str, index: int, head: int, code: torch.Tensor) -> float:
-    """What one difference adds along one axis, number by number."""
+def offset_logit(positions: RelativePositions, axis: str, index: int, head: int, code: torch.Tensor) -> float:
+    """The logit of one difference along one axis, number by number."""
     e = getattr(positions, f"table_{axis}")[index].tolist()
     p = getattr(positions, f"head_{axis}")[head].tolist()
     if positions.mixing == "shared":
@@ -43,7 +43,7 @@ def along(positions: RelativePositions, axis: str, index: int, head: int, code: 
 @pytest.mark.parametrize("lead", [0, 1, 2])
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_each_pair_of_places(mixing: Mixing, lead: int) -> None:
-    positions, code_UC = made(mixing), codes()
+    positions, code_UC = build_relative_positions(mixing), random_codes()
     size = lead + ROWS * COLUMNS
     found = positions(code_UC, size).detach()
     assert found.shape == (1 if mixing == "shared" else U, HEADS, size, size)
@@ -54,13 +54,13 @@ def test_each_pair_of_places(mixing: Mixing, lead: int) -> None:
         for head in range(HEADS):
             for n, (i1, j1) in enumerate(places):
                 for m, (i2, j2) in enumerate(places):
-                    expected = along(positions, "row", j2 - j1 + COLUMNS - 1, head, code_UC[u])
-                    expected += along(positions, "column", i2 - i1 + ROWS - 1, head, code_UC[u])
+                    expected = offset_logit(positions, "row", j2 - j1 + COLUMNS - 1, head, code_UC[u])
+                    expected += offset_logit(positions, "column", i2 - i1 + ROWS - 1, head, code_UC[u])
                     assert math.isclose(found[u, head, lead + n, lead + m], expected, rel_tol=1e-12, abs_tol=1e-12)
 
 
-def test_tables_have_one_row_a_difference() -> None:
-    positions = made("shared")
+def test_tables_have_one_row_for_each_difference() -> None:
+    positions = build_relative_positions("shared")
     assert positions.table_row.shape == (2 * COLUMNS - 1, WIDTH)
     assert positions.table_column.shape == (2 * ROWS - 1, WIDTH)
     assert not hasattr(positions, "code_row")
@@ -70,5 +70,5 @@ def test_tables_have_one_row_a_difference() -> None:
 def test_logits_are_small_at_the_start(mixing: Mixing) -> None:
     torch.manual_seed(0)
     positions = RelativePositions((ROWS, COLUMNS), HEADS, WIDTH, C, mixing)
-    assert positions(codes().float(), 9).abs().max() < 0.5
+    assert positions(random_codes().float(), 9).abs().max() < 0.5
     assert all(bool(parameter.any()) for parameter in positions.parameters())

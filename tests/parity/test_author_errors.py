@@ -1,4 +1,4 @@
-"""What is said of configs, states and calls that make no sense."""
+"""Messages for invalid configs, states and calls of the author's model."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import torch
 
 from ni_framework.author import load_author_model
 from ni_framework.author.config import read_config
-from ni_framework.author.line import Line
+from ni_framework.author.line import AuthorLine
 from ni_framework.author.network import AuthorModel
-from ni_framework.author.state import fill
+from ni_framework.author.state import load_author_state
 from ni_framework.errors import CheckpointError, UsageError
-from tests.helpers.author_state import ABSENT, SMALL, changed, state_of
+from tests.helpers.author_state import REMOVED, SMALL_AUTHOR_CONFIG, random_author_state, with_changes
 
 POD = "program_kwargs.script_kwargs.function_pod_kwargs"
 LINE = f"{POD}.loc_pod_kwargs"
-CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "needed key": ({"pod.num_functions": ABSENT}, f"config: {POD}.num_functions: missing from the config"),
-    "needed section": ({"script.function_pod_kwargs": ABSENT}, f"config: {POD}: missing from the config"),
+INVALID_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "needed key": ({"pod.num_functions": REMOVED}, f"config: {POD}.num_functions: missing from the config"),
+    "needed section": ({"script.function_pod_kwargs": REMOVED}, f"config: {POD}: missing from the config"),
     "no size": (
-        {"patch_size": ABSENT},
+        {"patch_size": REMOVED},
         "config: patch_size: missing from the config, which input_type 'patches' needs",
     ),
     "misspelt": (
         {"pod.num_function": 3},
         f"config: {POD}.num_function: the author's model has no such option; did you mean num_functions?",
     ),
-    "stranger": (
+    "unknown option": (
         {"kernel.qqq": 1},
-        f"config: {POD}.kernel_kwargs.qqq: the author's model has no such option; known here are truncation, ",
+        f"config: {POD}.kernel_kwargs.qqq: the author's model has no such option; known options: truncation, ",
     ),
     "not a section": ({"pod.kernel_kwargs": 3}, f"config: {POD}.kernel_kwargs: expected a mapping, not 3"),
     "wrong type": (
@@ -59,15 +59,15 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         f"config: {POD}.kernel_kwargs.stochastic_kernel: true is not supported; supported: false",
     ),
     "refused default": (
-        {"layerwise_positional_encoding": ABSENT},
+        {"layerwise_positional_encoding": REMOVED},
         "config: layerwise_positional_encoding: "
         "absent, which means true in the author's code, is not supported; supported: false",
     ),
     "patch": ({"image_size": 8}, "config: patch_size: a patch of 3 does not divide an image of 8"),
-    "heads": ({"pod.num_heads_in_loc": 3}, "config: num_heads_in_loc: 3 heads cannot share the 10 variable_features"),
+    "heads": ({"pod.num_heads_in_loc": 3}, "config: num_heads_in_loc: 3 heads do not divide the 10 variable_features"),
     "entities": (
         {"input_type": "entities", "num_entities": 4},
-        "config: relative_positional_encoder: entities have no places; use null, or input_type 'patches'",
+        "config: relative_positional_encoder: entities have no positions; use null, or input_type 'patches'",
     ),
     "no entities": (
         {"input_type": "entities", "line.relative_positional_encoder": None},
@@ -93,36 +93,36 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", INVALID_CONFIGS)
 def test_config(case: str) -> None:
-    changes, text = CONFIGS[case]
+    changes, text = INVALID_CONFIGS[case]
     with pytest.raises(UsageError, match=re.escape(text)):
-        load_author_model(changed(SMALL, changes), {})
+        load_author_model(with_changes(SMALL_AUTHOR_CONFIG, changes), {})
 
 
-def test_a_config_s_problems_are_reported_at_once() -> None:
+def test_all_problems_of_a_config_are_reported_at_once() -> None:
     with pytest.raises(UsageError) as caught:
-        read_config(changed(SMALL, {"patch": 3, "patch_size": 0, "pod.num_functions": ABSENT}))
+        read_config(with_changes(SMALL_AUTHOR_CONFIG, {"patch": 3, "patch_size": 0, "pod.num_functions": REMOVED}))
     assert str(caught.value).count("config: ") == 3
 
 
-def test_a_config_that_is_none() -> None:
+def test_config_of_wrong_type() -> None:
     with pytest.raises(UsageError, match="config: expected a mapping, not null"):
         read_config(None)  # pyright: ignore[reportArgumentType]
 
 
 def test_each_tensor_is_needed_in_its_shape() -> None:
-    full = state_of(SMALL)
+    full = random_author_state(SMALL_AUTHOR_CONFIG)
     with torch.device("meta"):
-        model = AuthorModel(read_config(SMALL))
+        model = AuthorModel(read_config(SMALL_AUTHOR_CONFIG))
     for name in model.state_dict():
         shape = list(full[name].shape)
         wrong = full | {name: torch.zeros(2, 13, dtype=torch.float64)}
         with pytest.raises(CheckpointError, match=re.escape(f"state: {name}: expected shape {shape}, not [2, 13]")):
-            fill(model, wrong)
+            load_author_state(model, wrong)
         lacking = {key: value for key, value in full.items() if key != name}
         with pytest.raises(CheckpointError, match=re.escape(f"state: {name}: missing; expected shape {shape}")):
-            fill(model, lacking)
+            load_author_state(model, lacking)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_each_tensor_is_needed_in_its_shape() -> None:
         (
             "transformer.scripts.0.function_pod.type_inference.body.0.bias",
             torch.zeros(10, dtype=torch.float64),
-            "differs from transformer.scripts.0.type_inference.body.0.bias, although both are one tensor",
+            "differs from transformer.scripts.0.type_inference.body.0.bias, although both are the same tensor",
         ),
         (
             "transformer.scripts.0.function_pod.loc_pods.0.gain",
@@ -145,49 +145,49 @@ def test_each_tensor_is_needed_in_its_shape() -> None:
 )
 def test_state(name: str, value: Any, text: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(f"state: {name}: {text}")):
-        load_author_model(SMALL, state_of(SMALL) | {name: value})
+        load_author_model(SMALL_AUTHOR_CONFIG, random_author_state(SMALL_AUTHOR_CONFIG) | {name: value})
 
 
 def test_a_codebook_that_differs_from_its_copy() -> None:
-    config = changed(SMALL, {"pod.quantize_variable_types": True})
+    config = with_changes(SMALL_AUTHOR_CONFIG, {"pod.quantize_variable_types": True})
     name = "transformer.scripts.0.function_pod.quantizer.codebook"
     original = "transformer.scripts.0.type_inference.quantizer.codebook"
-    state = state_of(config)
+    state = random_author_state(config)
     load_author_model(config, state | {name: state[original]})
     with pytest.raises(
-        CheckpointError, match=re.escape(f"state: {name}: differs from {original}, although both are one")
+        CheckpointError, match=re.escape(f"state: {name}: differs from {original}, although both are the same tensor")
     ):
         load_author_model(config, state | {name: 2 * state[original]})
 
 
 def test_gains_may_be_absent() -> None:
-    """They are the author's constants, unless the state says otherwise."""
-    config = changed(SMALL, {"line.residual_mode": "gating"})
-    state = {name: value for name, value in state_of(config).items() if not name.endswith("gain")}
-    lines = [module for module in load_author_model(config, state).modules() if isinstance(module, Line)]
+    """They are the author's constants, unless the state contains others."""
+    config = with_changes(SMALL_AUTHOR_CONFIG, {"line.residual_mode": "gating"})
+    state = {name: value for name, value in random_author_state(config).items() if not name.endswith("gain")}
+    lines = [module for module in load_author_model(config, state).modules() if isinstance(module, AuthorLine)]
     assert lines
     assert all(line.post_attention_gain == line.post_mlp_gain == 2.5 for line in lines)
     assert lines[0].post_attention_gain.dtype == torch.float64
 
 
 def test_dtypes_must_agree() -> None:
-    state = state_of(SMALL)
+    state = random_author_state(SMALL_AUTHOR_CONFIG)
     state["mlp_prediction_head.two.1.bias"] = state["mlp_prediction_head.two.1.bias"].float()
-    text = "state: tensors of different dtypes cannot work together: .* float64, mlp_prediction_head.two.1.bias float32"
+    text = "state: all tensors must have the same dtype: .* float64, mlp_prediction_head.two.1.bias float32"
     with pytest.raises(CheckpointError, match=text):
-        load_author_model(SMALL, state)
+        load_author_model(SMALL_AUTHOR_CONFIG, state)
 
 
-def test_what_the_model_never_reads_may_be_absent() -> None:
-    state = state_of(SMALL)
-    wanted = load_author_model(SMALL, state).state_dict()
-    load_author_model(SMALL, {name: state[name] for name in wanted})
+def test_unused_tensors_may_be_absent() -> None:
+    state = random_author_state(SMALL_AUTHOR_CONFIG)
+    expected_names = load_author_model(SMALL_AUTHOR_CONFIG, state).state_dict()
+    load_author_model(SMALL_AUTHOR_CONFIG, {name: state[name] for name in expected_names})
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"mask": torch.ones(4, 4, dtype=torch.bool)}, "mask: the author's model has no masks; leave it out"),
+        ({"mask": torch.ones(4, 4, dtype=torch.bool)}, "mask: the author's model has no masks; use None"),
         ({"tasks": ["three"]}, "tasks: there is no task 'three'; this model has one, two"),
         ({"tasks": "one"}, "tasks: expected a list of different task names, not 'one'; this model has one, two"),
         ({"tasks": ["one", "one"]}, "tasks: expected a list of different task names, not ['one', 'one']"),
@@ -197,17 +197,22 @@ def test_what_the_model_never_reads_may_be_absent() -> None:
     ],
 )
 def test_call(arguments: dict[str, Any], text: str) -> None:
-    model = load_author_model(SMALL, state_of(SMALL))
+    model = load_author_model(SMALL_AUTHOR_CONFIG, random_author_state(SMALL_AUTHOR_CONFIG))
     with pytest.raises(UsageError, match=re.escape(text)):
         model(**({"inputs": torch.zeros(4, 2, 6, 6, dtype=torch.float64)} | arguments))
 
 
 def test_entities() -> None:
-    config = changed(SMALL, {"input_type": "entities", "num_entities": 4, "line.relative_positional_encoder": None})
-    model = load_author_model(config, state_of(config))
-    assert model(torch.zeros(3, 5, 2, dtype=torch.float64))["one"].shape == (3, 9)  # no table binds it to 4
+    config = with_changes(
+        SMALL_AUTHOR_CONFIG, {"input_type": "entities", "num_entities": 4, "line.relative_positional_encoder": None}
+    )
+    model = load_author_model(config, random_author_state(config))
+    assert model(torch.zeros(3, 5, 2, dtype=torch.float64))["one"].shape == (
+        3,
+        9,
+    )  # Without positions, the number is free.
     with pytest.raises(UsageError, match=re.escape("inputs: expected shape [B, 4, 2], not [3, 4, 1]")):
         model(torch.zeros(3, 4, 1, dtype=torch.float64))
-    config = changed(config, {"pre_positional_encoding": True})
+    config = with_changes(config, {"pre_positional_encoding": True})
     with pytest.raises(UsageError, match=re.escape("inputs: expected shape [B, 4, 2], not [3, 5, 2]")):
-        load_author_model(config, state_of(config))(torch.zeros(3, 5, 2, dtype=torch.float64))
+        load_author_model(config, random_author_state(config))(torch.zeros(3, 5, 2, dtype=torch.float64))

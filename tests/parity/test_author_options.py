@@ -1,4 +1,4 @@
-"""Every option of the author's model against a slow computation written from the equations: forward and gradients."""
+"""Every option of the author's model compared with a slow computation from the equations: outputs and gradients."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import ni_framework
-from ni_framework.author import kwargs as given
+from ni_framework.author import kwargs as author_kwargs
 from ni_framework.author import load_author_model
-from ni_framework.author.routing import Kernel
-from tests.helpers.author_reference import plain
-from tests.helpers.author_state import ABSENT, SMALL, changed, state_of
+from ni_framework.author.routing import AuthorKernel
+from tests.helpers.author_reference import run_author_reference
+from tests.helpers.author_state import REMOVED, SMALL_AUTHOR_CONFIG, random_author_state, with_changes
 
-CASES: dict[str, dict[str, Any]] = {
+OPTION_CASES: dict[str, dict[str, Any]] = {
     "small": {},
     "three_iterations": {"script.num_iterations": 3},
     "positions_shared": {"positions.share_positional_encoding_between_functions": True},
@@ -26,8 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
         }
         for mode in ("sep_sum", "seq_sum")
     },
-    "positions_kwargs_absent": {"line.relative_positional_encoder_kwargs": ABSENT},
-    "positions_absent": {"line.relative_positional_encoder": ABSENT},
+    "positions_kwargs_absent": {"line.relative_positional_encoder_kwargs": REMOVED},
+    "positions_absent": {"line.relative_positional_encoder": REMOVED},
     "positions_null": {"line.relative_positional_encoder": None},
     "unscaled": {"line.scale_attention_weights": False},
     "no_fc_after_attention": {"line.use_fc_after_attention": False},
@@ -50,14 +50,14 @@ CASES: dict[str, dict[str, Any]] = {
     "hyperfc_trailing": {"line.mod_fc_class": "HyperFC", "line.trailing_activation": True},
     "not_normalised": {"pod.normalize_function_variable_affinities": False},
     "not_straight_through": {"kernel.straight_through": False},
-    "untruncated": {"kernel.truncation": ABSENT},
+    "untruncated": {"kernel.truncation": REMOVED},
     "fixed_bandwidth": {"kernel.learnable_bandwidth": False},
     "masked": {"kernel.truncation_implementation": "masked", "kernel.straight_through": False},
     "masked_straight_through": {"kernel.truncation_implementation": "masked", "kernel.truncation": 1.2},
     "quantised_types": {"pod.quantize_variable_types": True},
     "quantised_signatures": {"pod.quantize_function_signature": True},
     "quantised_detached": {"pod.quantize_function_signature": True, "pod.detach_function_signatures": True},
-    "quantised_both": {"pod.quantize_function_signature": ABSENT, "pod.quantize_variable_types": ABSENT},
+    "quantised_both": {"pod.quantize_function_signature": REMOVED, "pod.quantize_variable_types": REMOVED},
     "consolidated": {"pod.consolidate_function_embeddings": True},
     "consolidated_detached": {
         "pod.consolidate_function_embeddings": True,
@@ -97,41 +97,42 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "one_task": {"num_classes_in_dataset": 9},
     "all_defaults": {
-        "line.residual_mode": ABSENT,
-        "line.scale_attention_weights": ABSENT,
-        "line.trailing_activation": ABSENT,
-        "line.use_fc_after_attention": ABSENT,
-        "line.relative_positional_encoder": ABSENT,
-        "line.relative_positional_encoder_kwargs": ABSENT,
-        "pod.quantize_function_signature": ABSENT,
-        "pod.quantize_variable_types": ABSENT,
-        "pod.no_residual": ABSENT,
-        "pod.normalize_function_variable_affinities": ABSENT,
-        "script.type_inference_kwargs": ABSENT,
+        "line.residual_mode": REMOVED,
+        "line.scale_attention_weights": REMOVED,
+        "line.trailing_activation": REMOVED,
+        "line.use_fc_after_attention": REMOVED,
+        "line.relative_positional_encoder": REMOVED,
+        "line.relative_positional_encoder_kwargs": REMOVED,
+        "pod.quantize_function_signature": REMOVED,
+        "pod.quantize_variable_types": REMOVED,
+        "pod.no_residual": REMOVED,
+        "pod.normalize_function_variable_affinities": REMOVED,
+        "script.type_inference_kwargs": REMOVED,
         "script.num_iterations": 2,
     },
 }
 
 
-def inputs_of(config: dict[str, Any]) -> torch.Tensor:
+def author_inputs(config: dict[str, Any]) -> torch.Tensor:
     shape = (4, 2, 6, 6) if config.get("input_type", "patches") == "patches" else (4, config["num_entities"], 2)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def score(logits: dict[str, torch.Tensor]) -> torch.Tensor:
+def weighted_logits(logits: dict[str, torch.Tensor]) -> torch.Tensor:
     weights = [torch.linspace(-1, 1, value.shape[1], dtype=value.dtype) for value in logits.values()]
     return torch.stack([(v * w).sum() for v, w in zip(logits.values(), weights, strict=True)]).sum()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OPTION_CASES)
 def test_option_equals_the_plain_computation(case: str) -> None:
-    config = changed(SMALL, CASES[case])
-    state = state_of(config)
-    inputs = inputs_of(config)
+    config = with_changes(SMALL_AUTHOR_CONFIG, OPTION_CASES[case])
+    state = random_author_state(config)
+    inputs = author_inputs(config)
     model = load_author_model(config, state)
     leaves = {name: value.clone().requires_grad_() for name, value in state.items()}
 
-    logits, compatibility, outputs = plain(config, leaves, inputs)
+    logits, compatibility, outputs = run_author_reference(config, leaves, inputs)
     found = ni_framework.trace(model, inputs)
 
     assert list(found.logits) == list(logits)
@@ -142,29 +143,30 @@ def test_option_equals_the_plain_computation(case: str) -> None:
         for iteration, value in enumerate(compatibility[script]):
             torch.testing.assert_close(found.compatibility[script][iteration], value.detach(), rtol=1e-11, atol=1e-11)
 
-    score(logits).backward()
-    score(model(inputs)).backward()
+    weighted_logits(logits).backward()
+    weighted_logits(model(inputs)).backward()
     expected = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        wanted = expected.get(name, torch.zeros_like(parameter))
-        assert float((gradient - wanted).abs().max()) <= 1e-10 * largest, name
-    fixed = ("bandwidth", "gain") if "fixed_bandwidth" in case else ("gain",)  # buffers in the author's model
+        expected_gradient = expected.get(name, torch.zeros_like(parameter))
+        assert float((gradient - expected_gradient).abs().max()) <= 1e-10 * largest, name
+    # These are buffers in the author's model.
+    fixed = ("bandwidth", "gain") if "fixed_bandwidth" in case else ("gain",)
     assert all(name.endswith(fixed) for name in expected.keys() - parameters.keys())
 
 
 def test_small_has_open_and_closed_pairs() -> None:
-    model = load_author_model(SMALL, state_of(SMALL))
-    openings = ni_framework.trace(model, inputs_of(SMALL)).compatibility[0][0] > 0
+    model = load_author_model(SMALL_AUTHOR_CONFIG, random_author_state(SMALL_AUTHOR_CONFIG))
+    openings = ni_framework.trace(model, author_inputs(SMALL_AUTHOR_CONFIG)).compatibility[0][0] > 0
     assert 0.2 < openings.double().mean() < 0.8
     assert openings.any(dim=1).double().mean() < 1  # an element that no function accepts
 
 
 @pytest.mark.parametrize(("implementation", "opened"), [("direct", True), ("masked", False)])
 def test_a_pair_at_the_truncation_is_open_when_direct_and_closed_when_masked(implementation: str, opened: bool) -> None:
-    kernel = Kernel(given.Kernel(truncation=1.0, truncation_implementation=implementation))
+    kernel = AuthorKernel(author_kwargs.KernelKwargs(truncation=1.0, truncation_implementation=implementation))
     with torch.no_grad():
         kernel.bandwidth.fill_(0.7)
     found = kernel(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[0.0, 1.0]]))  # at distance 1 exactly

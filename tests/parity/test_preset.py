@@ -1,4 +1,4 @@
-"""`recipes/paper/digits.yaml` is the author's digits preset: as many parameters, and the same numbers with the same weights."""
+"""`recipes/paper/digits.yaml` is the author's digits preset: equal numbers of parameters, and equal outputs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ni_framework import build_model, load_author_model, load_recipe, trace
-from tests.helpers.author_state import SMALL, changed, state_of
+from tests.helpers.author_state import SMALL_AUTHOR_CONFIG, random_author_state, with_changes
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "paper" / "digits.yaml"
-PRESET: dict[str, Any] = changed(
-    SMALL,
+AUTHOR_PRESET: dict[str, Any] = with_changes(
+    SMALL_AUTHOR_CONFIG,
     {
         "image_input_channels": 3,
         "image_size": 32,
@@ -38,7 +38,7 @@ PRESET: dict[str, Any] = changed(
 )
 SCRIPT, POD = "transformer.scripts.0.", "transformer.scripts.0.function_pod."
 LINE, POSITIONS = f"{POD}loc_pods.0.", f"{POD}loc_pods.0.relative_positional_encoder."
-# Our names to the author's; the rest of a name is the same.
+# Beginnings of our names and of the author's; the rest of a name is the same.
 NAMES = {
     "input.embedding.": "patch_to_embedding.",
     "scripts.0.type_inference.layers.0.": f"{SCRIPT}type_inference.layernorm.",
@@ -68,7 +68,7 @@ TENSORS = {"weight": "native_weight", "bias": "native_bias", "code_weight": "sca
 
 
 def author_value(name: str, state: dict[str, Tensor]) -> Tensor:
-    """What the author's state holds for a parameter of ours."""
+    """The author's value of one of our parameters."""
     if name == "scripts.0.router.log_bandwidth":
         return state[f"{POD}kernel.bandwidth"].log()
     if name == "head.cls":
@@ -81,24 +81,24 @@ def author_value(name: str, state: dict[str, Tensor]) -> Tensor:
 
 
 def test_preset_has_its_number_of_parameters() -> None:
-    """628,251, the frozen signatures included: the author's 643,059 without those that are never used."""
+    """628,251 with the frozen signatures: the author's 643,059 without those that are never used."""
     model = build_model(load_recipe(RECIPE), "meta")
     assert sum(parameter.numel() for parameter in model.parameters()) == 628_251
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["scripts.0.embedding.signature"]
 
 
 def test_preset_is_the_authors_model() -> None:
-    """With the author's weights, within the eps of 1e-6 that only the author's attention has."""
-    state = state_of(PRESET)
+    """With the author's weights, up to the eps of 1e-6 that only the author's attention has."""
+    state = random_author_state(AUTHOR_PRESET)
     model = build_model(load_recipe(RECIPE)).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(author_value(name, state))
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ours, theirs = trace(model, images), trace(load_author_model(PRESET, state), images)
-    for iteration, expected in enumerate(theirs.compatibility[0]):
-        # Three equal CLS elements there, one that counts as three here.
-        torch.testing.assert_close(ours.compatibility[0][iteration], expected[:, :, 2:], atol=1e-4, rtol=0)
-        assert torch.equal(ours.compatibility[0][iteration] > 0, expected[:, :, 2:] > 0)
-    for task, logits in theirs.logits.items():
-        torch.testing.assert_close(ours.logits[task], logits, atol=1e-3, rtol=1e-3)
+    preset_trace, author_trace = trace(model, images), trace(load_author_model(AUTHOR_PRESET, state), images)
+    for iteration, expected in enumerate(author_trace.compatibility[0]):
+        # The author's model has three equal CLS elements, ours has one that counts as three.
+        torch.testing.assert_close(preset_trace.compatibility[0][iteration], expected[:, :, 2:], atol=1e-4, rtol=0)
+        assert torch.equal(preset_trace.compatibility[0][iteration] > 0, expected[:, :, 2:] > 0)
+    for task, logits in author_trace.logits.items():
+        torch.testing.assert_close(preset_trace.logits[task], logits, atol=1e-3, rtol=1e-3)

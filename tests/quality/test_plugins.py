@@ -1,4 +1,4 @@
-"""Our own distributions are what a stranger's should be: whole, documented, and with a recipe for each idea."""
+"""Our own distributions are examples for third parties: complete, documented, and with a recipe for each idea."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from ni_framework.registry import load_recipe
-from ni_framework.registry.catalog import installed
+from ni_framework.registry.catalog import installed_catalog
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = sorted((ROOT / "plugins").glob("ni-*"))
-EACH = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+PLUGIN_DIRS = sorted((ROOT / "plugins").glob("ni-*"))
+each_plugin = pytest.mark.parametrize("folder", PLUGIN_DIRS, ids=lambda path: path.name)
 
 
-def test_there_are_six() -> None:
-    assert [path.name for path in FOLDERS] == [
+def test_all_plugins_are_installed() -> None:
+    """`pip install -r plugins/requirements.txt` installs every distribution, editable."""
+    lines = (ROOT / "plugins" / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [f"-e ./plugins/{path.name}" for path in PLUGIN_DIRS]
+    assert [path.name for path in PLUGIN_DIRS] == [
         "ni-additive",
         "ni-discrete-types",
         "ni-expert-bodies",
@@ -27,8 +30,8 @@ def test_there_are_six() -> None:
     ]
 
 
-@EACH
-def test_is_whole(folder: Path) -> None:
+@each_plugin
+def test_plugin_is_complete(folder: Path) -> None:
     """Metadata, licence, tests that try the conformance of every component, and a README that names each."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == folder.name
@@ -42,14 +45,14 @@ def test_is_whole(folder: Path) -> None:
     }
     assert announced
     for (kind, name), value in announced.items():
-        assert installed().find(kind, name).distribution == folder.name
+        assert installed_catalog().find(kind, name).distribution == folder.name
         assert f"`{name}`" in readme
         assert re.search(rf"= conformance\({value.rpartition(':')[2]}\b", tests), value
 
 
-@EACH
+@each_plugin
 def test_has_recipes(folder: Path) -> None:
-    """In order, requiring the distribution, saying how they are run, and standing in the table; each component is in one."""
+    """Recipes are valid, require the distribution, name their command and are in the table; each component is in one."""
     table = (ROOT / "recipes" / "README.md").read_text()
     texts = []
     for path in (folder / "recipes").glob("*.yaml"):
@@ -57,5 +60,5 @@ def test_has_recipes(folder: Path) -> None:
         texts.append(path.read_text())
         assert f"recipes/{path.name}" in texts[-1].partition("\nni:")[0]
         assert f"(../plugins/{folder.name}/recipes/{path.name})" in table
-    entries = [entry for entry in installed().entries if entry.distribution == folder.name]
+    entries = [entry for entry in installed_catalog().entries if entry.distribution == folder.name]
     assert all(any(re.search(rf"\b{entry.name}\b", text) for text in texts) for entry in entries)

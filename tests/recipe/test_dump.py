@@ -1,4 +1,4 @@
-"""A recipe written as YAML: the text itself, and the values that need care."""
+"""Writing a recipe as YAML: the text, and values that need quotes or exact digits."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 import attrs
 import pytest
 
-from ni_framework.options import Choice
+from ni_framework.options import ComponentSpec
 from ni_framework.recipe import Recipe, dump, load, loads
-from tests.helpers.recipe_components import VALID, Empty, Everything, resolve
+from tests.helpers.recipe_components import VALID_RECIPE, Empty, Everything, resolve_component
 
 
-def valid() -> Recipe:
-    """The recipe of these tests."""
-    return loads(VALID, resolve=resolve)
+def load_valid() -> Recipe:
+    """The valid recipe."""
+    return loads(VALID_RECIPE, resolve=resolve_component)
 
 
-def with_data(**options: Any) -> Recipe:
-    """The same with an option of every type."""
-    return attrs.evolve(valid(), data=Choice("folder", Everything(parts=(), **options)))
+def load_with_data_options(**options: Any) -> Recipe:
+    """The valid recipe with a component that has options of every type."""
+    return attrs.evolve(load_valid(), data=ComponentSpec("folder", Everything(parts=(), **options)))
 
 
 def test_every_default_is_written() -> None:
-    """In the schema's order, `use` first, short lists on one line; nothing of the loader's own."""
-    text = dump(valid())
+    """In the schema's order, with `use` first and short lists on one line; without fields of the loader."""
+    text = dump(load_valid())
     assert [line.partition(":")[0] for line in text.splitlines() if not line.startswith(" ")] == [
         "ni", "requires", "seed", "model", "data", "train", "engine",
     ]  # fmt: skip
@@ -37,13 +37,13 @@ def test_every_default_is_written() -> None:
     assert not {"name:", "marks:", "extends:"} & set(text.split())
 
 
-def test_scripts_are_written_in_full_beside_the_models_own_keys() -> None:
+def test_complete_scripts_and_the_models_own_keys_are_written() -> None:
     """Both are needed to read the same recipe again."""
-    recipe = loads(VALID, ["model.scripts=[{}, {functions: 2}]"], resolve=resolve)
+    recipe = loads(VALID_RECIPE, ["model.scripts=[{}, {functions: 2}]"], resolve=resolve_component)
     text = dump(recipe)
     assert text.count("functions: 5") == 2
-    assert "    - iterations: 4\n      functions: 2\n      grown: []\n      code: 64\n" in text
-    assert loads(text, resolve=resolve) == recipe
+    assert "    - iterations: 4\n      functions: 2\n      added_functions: []\n      code: 64\n" in text
+    assert loads(text, resolve=resolve_component) == recipe
 
 
 @pytest.mark.parametrize(
@@ -57,53 +57,52 @@ def test_scripts_are_written_in_full_beside_the_models_own_keys() -> None:
         ("\x85\u2028\x1b", '"\\u0085\\u2028\\u001b"'), ("\U000e0001", '"\\U000e0001"'), (" ", '" "'), ("-", '"-"'),
     ],
 )  # fmt: skip
-def test_text(word: str, written: str) -> None:
-    """Quoted where it could be read as something else, and only there."""
-    recipe = with_data(word=word)
+def test_quoting_of_text(word: str, written: str) -> None:
+    """Text has quotes only if it would be read as another value without them."""
+    recipe = load_with_data_options(word=word)
     assert f"\n  word: {written}\n" in dump(recipe)
-    assert loads(dump(recipe), resolve=resolve) == recipe
+    assert loads(dump(recipe), resolve=resolve_component) == recipe
 
 
 @pytest.mark.parametrize(
     "text", ["x" * 5000, " " * 5000, "\\" * 5000, "\x1b \U000e0001" * 2000, "a\n" * 3000, '" ' * 2000]
 )
-def test_long_text(text: str) -> None:
-    """Written over several lines, none of them longer than is read."""
-    recipe = attrs.evolve(with_data(word=text), requires=(text, "b"))
+def test_long_text_is_written_over_several_lines(text: str) -> None:
+    """No line is longer than the loader allows."""
+    recipe = attrs.evolve(load_with_data_options(word=text), requires=(text, "b"))
     assert max(map(len, dump(recipe).splitlines())) < 2200
-    assert loads(dump(recipe), resolve=resolve) == recipe
+    assert loads(dump(recipe), resolve=resolve_component) == recipe
 
 
 @pytest.mark.parametrize("number", [0.1, 1e-300, 5e-324, 1e22, 0.1 + 0.2, -0.0, 100.0, 1.7976931348623157e308])
 def test_floats_are_exact(number: float) -> None:
-    """To the last bit, and still a float."""
-    again = loads(dump(with_data(either=number)), resolve=resolve).data.options.either
+    """Bit-identical, and still a float."""
+    again = loads(dump(load_with_data_options(either=number)), resolve=resolve_component).data.options.either
     assert isinstance(again, float)
     assert again.hex() == number.hex()
 
 
-def test_long_lists_stand_below_each_other() -> None:
-    """One item a line where a line would be too long; lists of lists too."""
-    recipe = with_data(numbers=tuple(float(n) for n in range(40)), pairs=((1, "a"), (2, "b")))
+def test_long_lists_have_one_item_on_each_line() -> None:
+    """If the list does not fit on one line."""
+    recipe = load_with_data_options(numbers=tuple(float(n) for n in range(40)), pairs=((1, "a"), (2, "b")))
     assert "  numbers:\n    - 0.0\n    - 1.0\n" in dump(recipe)
     assert "  pairs: [[1, a], [2, b]]\n" in dump(recipe)
-    assert loads(dump(recipe), resolve=resolve) == recipe
+    assert loads(dump(recipe), resolve=resolve_component) == recipe
 
 
-def test_what_no_recipe_can_hold() -> None:
-    """A value that could not be read again is the caller's mistake."""
-    with pytest.raises(TypeError, match="a recipe cannot hold"):
-        dump(attrs.evolve(valid(), data=Choice("folder", {"word": object()})))
+def test_values_that_cannot_be_read_again_are_rejected() -> None:
+    with pytest.raises(TypeError, match="a recipe cannot contain"):
+        dump(attrs.evolve(load_valid(), data=ComponentSpec("folder", {"word": object()})))
 
 
-def test_choices_compare_by_name_and_options() -> None:
-    """The place of a choice in the recipe is no part of its value."""
-    assert Choice("digits", Empty(), path="data") == Choice("digits", Empty())
-    assert valid().data.path == "data"
+def test_component_specs_compare_by_name_and_options() -> None:
+    """The key path is not part of the value."""
+    assert ComponentSpec("digits", Empty(), path="data") == ComponentSpec("digits", Empty())
+    assert load_valid().data.path == "data"
     assert load.__module__ == "ni_framework.recipe.load"
 
 
 def test_whole_numbers_stay_whole() -> None:
-    """Where both kinds of number are welcome, whichever is declared first."""
-    assert type(loads(dump(with_data(either=3)), resolve=resolve).data.options.either) is int
-    assert type(loads(dump(with_data(either=3.0)), resolve=resolve).data.options.either) is float
+    """If both kinds of number are accepted, whichever is declared first."""
+    assert type(loads(dump(load_with_data_options(either=3)), resolve=resolve_component).data.options.either) is int
+    assert type(loads(dump(load_with_data_options(either=3.0)), resolve=resolve_component).data.options.either) is float

@@ -1,4 +1,4 @@
-"""What a path can lead to, and what a recipe is called."""
+"""Reading recipes from all kinds of paths, and the name of a recipe."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import pytest
 from ni_framework.errors import RecipeError
 from ni_framework.recipe import load
 from ni_framework.recipe.parsing.source import read_bytes
-from tests.helpers.recipe_components import VALID, resolve
+from tests.helpers.recipe_components import VALID_RECIPE, resolve_component
 
 
-def report(path: str) -> str:
-    """What is said about a path."""
+def load_error_text(path: str) -> str:
+    """The error for a path."""
     with pytest.raises(RecipeError) as caught:
-        load(path, resolve=resolve)
+        load(path, resolve=resolve_component)
     assert len(caught.value.problems) == 1
     return str(caught.value)
 
 
-def test_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with the path as it was given; a FIFO is not waited for."""
+def test_paths_that_are_not_regular_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each error shows the path as it was given; reading does not wait for a FIFO."""
     monkeypatch.chdir(tmp_path)
     os.mkfifo("fifo.yaml")
     Path("folder.yaml").mkdir()
     Path("loop.yaml").symlink_to("loop.yaml")
-    assert report("absent.yaml") == "absent.yaml: error: there is no such file"
-    assert report("absent/recipe.yaml") == "absent/recipe.yaml: error: there is no such file"
-    assert report("folder.yaml") == "folder.yaml: error: is a folder, not a file"
-    assert report("fifo.yaml") == "fifo.yaml: error: is not a regular file"
-    assert report("/dev/zero") == "/dev/zero: error: is not a regular file"
-    assert report("loop.yaml") == "loop.yaml: error: cannot be read (too many levels of symbolic links)"
-    assert report("x" * 300) == f"{'x' * 300}: error: cannot be read (file name too long)"
-    assert report("a\0b") == "a\\u0000b: error: is not the path of a file"
-    assert report("\udcff\x1b.yaml") == "\\udcff\\u001b.yaml: error: there is no such file"
+    assert load_error_text("absent.yaml") == "absent.yaml: error: there is no such file"
+    assert load_error_text("absent/recipe.yaml") == "absent/recipe.yaml: error: there is no such file"
+    assert load_error_text("folder.yaml") == "folder.yaml: error: is a folder, not a file"
+    assert load_error_text("fifo.yaml") == "fifo.yaml: error: is not a regular file"
+    assert load_error_text("/dev/zero") == "/dev/zero: error: is not a regular file"
+    assert load_error_text("loop.yaml") == "loop.yaml: error: cannot be read (too many levels of symbolic links)"
+    assert load_error_text("x" * 300) == f"{'x' * 300}: error: cannot be read (file name too long)"
+    assert load_error_text("a\0b") == "a\\u0000b: error: is not the path of a file"
+    assert load_error_text("\udcff\x1b.yaml") == "\\udcff\\u001b.yaml: error: there is no such file"
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's own refusal; simulated, since the tests may run as a user who may read everything."""
+def test_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's error is simulated, since the tests may run as a user who can read every file."""
 
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
@@ -50,29 +50,29 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
-    """What other editors write is the same recipe, and has the same places."""
+    """Files of other editors give the same recipe with the same places."""
     path = tmp_path / "recipe.yaml"
-    path.write_text(VALID)
-    expected = load(path, resolve=resolve)
+    path.write_text(VALID_RECIPE)
+    expected = load(path, resolve=resolve_component)
     for content in (
-        VALID.replace("\n", "\r\n"),
-        VALID.replace("\n", "\r"),
-        VALID.rstrip("\n"),
-        f"\ufeff---\n{VALID}...\n",
+        VALID_RECIPE.replace("\n", "\r\n"),
+        VALID_RECIPE.replace("\n", "\r"),
+        VALID_RECIPE.rstrip("\n"),
+        f"\ufeff---\n{VALID_RECIPE}...\n",
     ):
         path.write_bytes(content.encode())
-        recipe = load(path, resolve=resolve)
+        recipe = load(path, resolve=resolve_component)
         assert recipe == expected
         line = expected.marks["model.code"].line + content.startswith("\ufeff")
         assert (recipe.marks["model.code"].line, recipe.marks["model.code"].column) == (line, 9)
         assert recipe.marks["model.code"].text == "  code: 64"
 
 
-def test_signs_beyond_ascii(tmp_path: Path) -> None:
-    """Comments and text may hold any visible character, and the caret still stands below the right one."""
+def test_characters_beyond_ascii(tmp_path: Path) -> None:
+    """Comments and text may contain any visible character, and the column of a problem is still right."""
     path = tmp_path / "recipe.yaml"
-    path.write_text(f"# \U0001f9e0 caf\xe9\n{VALID}".replace("digits", "'\U0001f9e0'"))
-    assert f"{path}:13:7: error: data.use: '\U0001f9e0' cannot be the name of a component" in report(str(path))
+    path.write_text(f"# \U0001f9e0 caf\xe9\n{VALID_RECIPE}".replace("digits", "'\U0001f9e0'"))
+    assert f"{path}:13:7: error: data.use: '\U0001f9e0' cannot be the name of a component" in load_error_text(str(path))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_signs_beyond_ascii(tmp_path: Path) -> None:
         ("..yaml", "recipe"),
     ],
 )
-def test_a_recipe_is_called_after_its_file(file: str, name: str, tmp_path: Path) -> None:
-    """Without what a run folder should not be called."""
-    (tmp_path / file).write_text(VALID)
-    assert load(tmp_path / file, resolve=resolve).name == name
+def test_the_name_of_a_recipe_comes_from_its_file(file: str, name: str, tmp_path: Path) -> None:
+    """Without characters that the name of a run folder should not contain."""
+    (tmp_path / file).write_text(VALID_RECIPE)
+    assert load(tmp_path / file, resolve=resolve_component).name == name

@@ -1,4 +1,4 @@
-"""What holds for every recipe: written and read it is the same, and a spoilt line is found."""
+"""Properties of all recipes: writing and reading gives the same recipe, and a damaged line is reported."""
 
 from __future__ import annotations
 
@@ -13,41 +13,47 @@ from hypothesis import strategies as st
 
 from ni_framework.errors import PluginError, ProblemsError, RecipeError
 from ni_framework.recipe import Recipe, dump, load, loads
-from tests.helpers.recipe_components import VALID, resolve
+from tests.helpers.recipe_components import VALID_RECIPE, resolve_component
 from tests.helpers.recipe_strategies import recipes
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-written = recipes.map(dump)
+quick_settings = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+recipe_texts = recipes.map(dump)
 
 
-@quick
+@pytest.mark.slow
+@quick_settings
 @given(recipes)
-def test_written_and_read_again_is_the_same(recipe: Recipe) -> None:
-    """Parse, resolve, dump, parse: the identity, and the text too is the same."""
+def test_dump_and_loads_are_inverse(recipe: Recipe) -> None:
+    """Reading a dumped recipe gives the same recipe, and dumping that gives the same text."""
     text = dump(recipe)
-    again = loads(text, resolve=resolve)
+    again = loads(text, resolve=resolve_component)
     assert again == recipe
     assert dump(again) == text
 
 
-def test_dump_tells_recipes_apart() -> None:
-    """The identity above is not that of a dump that loses values: one changed number changes the text."""
-    one, two = (loads(VALID, [f"train.optimizer.lr={lr}"], resolve=resolve) for lr in ("0.1", "0.10000000000000002"))
+def test_dump_distinguishes_recipes() -> None:
+    """A control of the test above: a changed number changes the text."""
+    one, two = (
+        loads(VALID_RECIPE, [f"train.optimizer.lr={lr}"], resolve=resolve_component)
+        for lr in ("0.1", "0.10000000000000002")
+    )
     assert one != two
     assert dump(one) != dump(two)
 
 
-def spoil(text: str, number: int, line: str) -> str:
+def replace_line(text: str, number: int, line: str) -> str:
     """A text with one line replaced, counted from 0."""
     lines = text.split("\n")
     lines[number] = line
     return "\n".join(lines)
 
 
-def reported(text: str) -> set[int]:
-    """The lines that the problems of a text name."""
+def reported_lines(text: str) -> set[int]:
+    """The line numbers of the problems of a text."""
     with pytest.raises(RecipeError) as caught:
-        loads(text, resolve=resolve)
+        loads(text, resolve=resolve_component)
     return {problem.mark.line for problem in caught.value.problems if problem.mark}
 
 
@@ -61,22 +67,23 @@ _MUTATIONS = {
 }
 
 
-@quick
-@given(written, st.sampled_from(sorted(_MUTATIONS)), st.data())
-def test_a_spoilt_line_is_among_the_errors(text: str, name: str, data: st.DataObject) -> None:
-    """Whatever is done to one key of a valid recipe, its line is named."""
+@pytest.mark.slow
+@quick_settings
+@given(recipe_texts, st.sampled_from(sorted(_MUTATIONS)), st.data())
+def test_the_line_of_a_damaged_key_is_reported(text: str, name: str, data: st.DataObject) -> None:
+    """For each kind of damage to one key of a valid recipe. Keys of an open mapping (`table`) can be anything, so not those."""
     lines = text.split("\n")
-    own = [n for n, line in enumerate(lines) if _KEY.fullmatch(line) and not line.endswith(":")]
-    free = [n for n in own if lines[n].startswith(("      ", "    ")) and "table:" in "".join(lines[max(0, n - 4) : n])]
-    number = data.draw(st.sampled_from([n for n in own if n not in free]))
+    keys = [n for n, line in enumerate(lines) if _KEY.fullmatch(line) and not line.endswith(":")]
+    open_keys = [n for n in keys if lines[n].startswith("    ") and "table:" in "".join(lines[max(0, n - 4) : n])]
+    number = data.draw(st.sampled_from([n for n in keys if n not in open_keys]))
     mutated = _KEY.sub(_MUTATIONS[name], lines[number])
-    spoilt = spoil(text, number, mutated)
+    damaged = replace_line(text, number, mutated)
     expected = {number + 1, number + 2} if name == "given twice" else {number + 1}
-    assert reported(spoilt) & expected
+    assert reported_lines(damaged) & expected
 
 
-def outcome(read: Callable[[], Recipe]) -> ProblemsError | None:
-    """The report that reading a recipe ends with, None where it ends with a recipe."""
+def error_report(read: Callable[[], Recipe]) -> ProblemsError | None:
+    """The error of reading a recipe; None if it can be read."""
     try:
         read()
     except (RecipeError, PluginError) as error:
@@ -84,10 +91,10 @@ def outcome(read: Callable[[], Recipe]) -> ProblemsError | None:
     return None
 
 
-def _bytes(seed: int) -> bytes:
-    """The valid recipe with a few random bytes changed, removed, doubled, or its end cut off."""
+def _random_bytes(seed: int) -> bytes:
+    """The valid recipe with a few random bytes changed, removed or repeated, or with its end cut off."""
     generator = random.Random(seed)
-    content = bytearray(VALID.encode())
+    content = bytearray(VALID_RECIPE.encode())
     for _ in range(generator.randint(1, 6)):
         place = generator.randrange(len(content))
         kind = generator.randrange(5)
@@ -106,42 +113,44 @@ def _bytes(seed: int) -> bytes:
     return bytes(content)
 
 
-def test_any_bytes_give_a_recipe_or_a_report(tmp_path: Path) -> None:
-    """400 spoilt files: each is a recipe or a report whose problems name the file, and both happen."""
+@pytest.mark.slow
+def test_random_bytes_give_a_recipe_or_a_report(tmp_path: Path) -> None:
+    """Each of 400 damaged files is a recipe, or gives a report whose problems name the file; both happen."""
     path = tmp_path / "recipe.yaml"
     reports = []
     for seed in range(400):
-        path.write_bytes(_bytes(seed))
-        reports.append(outcome(lambda: load(path, resolve=resolve)))
+        path.write_bytes(_random_bytes(seed))
+        reports.append(error_report(lambda: load(path, resolve=resolve_component)))
     assert 200 < sum(report is not None for report in reports) < 400
     for report in filter(None, reports):
         assert all(problem.mark and problem.mark.source == str(path) for problem in report.problems), report
-        assert "this is not valid YAML" not in str(report), "a syntax error without words of its own"
+        assert "this is not valid YAML" not in str(report), "a syntax error without a specific message"
 
 
-def test_any_cut_gives_a_recipe_or_a_report(tmp_path: Path) -> None:
-    """A recipe cut off after any byte."""
+def test_truncated_recipes_give_a_report(tmp_path: Path) -> None:
+    """A recipe cut off after any byte, until its last value begins."""
     path = tmp_path / "recipe.yaml"
-    whole = VALID.encode()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        report = outcome(lambda: load(path, resolve=resolve))
-        assert report is not None or b"batch: 6" in whole[:length], f"the first {length} bytes are a recipe"
-    assert outcome(lambda: loads(whole[:-1].decode(), resolve=resolve)) is None
+    content = VALID_RECIPE.encode()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        report = error_report(lambda: load(path, resolve=resolve_component))
+        assert report is not None or b"batch: 6" in content[:length], f"the first {length} bytes are a recipe"
+    assert error_report(lambda: loads(content[:-1].decode(), resolve=resolve_component)) is None
 
 
-@quick
+@quick_settings
 @given(st.text(max_size=60), st.sampled_from(["", "a: ", "model: {", "- ", "'", '"', "|", "? "]))
 def test_any_text_gives_a_report(text: str, before: str) -> None:
-    """No text makes anything but a report; none of these is a recipe."""
+    """None of these texts is a recipe, and none raises anything else than `RecipeError`."""
     with pytest.raises(RecipeError):
-        loads(before + text, resolve=resolve)
+        loads(before + text, resolve=resolve_component)
 
 
-@quick
+@pytest.mark.slow
+@quick_settings
 @given(st.text(max_size=40))
 def test_any_override_gives_a_recipe_or_a_report(argument: str) -> None:
-    """No argument makes anything but a recipe or a report about that argument."""
+    """Every argument gives a recipe, or a report about that argument."""
     for override in (argument, f"seed={argument}", f"{argument}=1", f"model.{argument}", f"data={argument}"):
-        report = outcome(lambda override=override: loads(VALID, [override], resolve=resolve))
+        report = error_report(lambda override=override: loads(VALID_RECIPE, [override], resolve=resolve_component))
         assert report is None or all(problem.mark and not problem.mark.numbered for problem in report.problems), report

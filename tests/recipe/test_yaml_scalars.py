@@ -1,4 +1,4 @@
-"""What plain text means: YAML 1.2's core schema."""
+"""Values of plain (unquoted) scalars: YAML 1.2's core schema."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from ni_framework.recipe.parsing.scalars import meaning
+from ni_framework.recipe.parsing.scalars import parse_plain_scalar
 
-TEXT = [
+TEXT_SCALARS = [
     "no", "yes", "on", "off", "y", "n", "1:30", "2001-01-01", "1_000", "0b11",
     "1e", "e3", ".", "+", "-", "--1", "1.2.3",
     "0x", "0xg", "0o8", "-0x1", "nan", "inf", "tRUE", "nULL", "none", "1 2", "0x1p3", "\u0661", "\u00b2",
     "+.", ".e3",
 ]  # fmt: skip
-VALUES: dict[str, Any] = {
+SCALAR_VALUES: dict[str, Any] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
     "0": 0, "-0": 0, "+3": 3, "-17": -17, "0777": 777, "0o777": 511, "0x1F": 31,
@@ -25,26 +25,27 @@ VALUES: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", TEXT)
-def test_text(text: str) -> None:
-    """What other versions of YAML read as something else stays text."""
-    assert meaning(text) is text
+@pytest.mark.parametrize("text", TEXT_SCALARS)
+def test_text_scalars(text: str) -> None:
+    """Scalars that other versions of YAML read as other values stay text."""
+    assert parse_plain_scalar(text) is text
 
 
-@pytest.mark.parametrize(("text", "value"), VALUES.items())
-def test_value(text: str, value: object) -> None:
-    """Numbers, true, false and null, each of its own type."""
-    assert (type(meaning(text)), meaning(text)) == (type(value), value)
+@pytest.mark.parametrize(("text", "value"), SCALAR_VALUES.items())
+def test_scalar_values(text: str, value: object) -> None:
+    """Numbers, true, false and null, each with its type."""
+    parsed = parse_plain_scalar(text)
+    assert type(parsed) is type(value)
+    assert parsed == value
 
 
 @pytest.mark.parametrize("text", [".nan", ".NaN", ".NAN"])
-def test_not_a_number(text: str) -> None:
-    """The one value that does not equal itself."""
-    assert math.isnan(meaning(text))  # type: ignore[arg-type]
+def test_nan_scalars(text: str) -> None:
+    assert math.isnan(parse_plain_scalar(text))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", [str(2**64), str(-(2**63) - 1), "0x" + "f" * 17, "0o" + "7" * 500, "9" * 5000])
-def test_beyond_64_bits(text: str) -> None:
-    """Refused, the long ones before Python would."""
+def test_integers_beyond_64_bits_are_rejected(text: str) -> None:
+    """Very long ones too, before they are converted."""
     with pytest.raises(ValueError, match="is beyond 64 bits"):
-        meaning(text)
+        parse_plain_scalar(text)

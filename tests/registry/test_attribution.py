@@ -1,4 +1,4 @@
-"""An error in a plugin's code names the component, its distribution and version, and keeps what was trained."""
+"""An error in a plugin's code names the component, its distribution and version; the trained weights are saved."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from ni_framework.checkpoint.run_dir import checkpoints_of
+from ni_framework.checkpoint.run_dir import list_checkpoints
 from ni_framework.contracts import hookimpl
 from ni_framework.errors import FitError, PluginError, RunError
 from ni_framework.training.train import train
-from tests.cli.conftest import Ni, ni, small  # noqa: F401  fixtures
-from tests.helpers.distributions import Install
-from tests.helpers.small_recipe import small_recipe
+from tests.cli.conftest import RunNi, ni, small_recipe_dir  # noqa: F401  fixtures
+from tests.helpers.distributions import InstallDistribution
+from tests.helpers.small_recipe import load_small_recipe
 
-SOURCE = """
+RAISING_SOURCE = """
 import sys
 import torch
 from torch import nn
-from ni_framework.contracts import Answer, Batch, Body, Data, Halting
+from ni_framework.contracts import Output, Batch, Body, Data, Halting
 from ni_framework.errors import RunError
 from ni_standard.data.digits import Digits
 calls = []
@@ -32,12 +32,12 @@ class Odd(Body):
     def forward(self, x_BVD, shift_UD, pairs):
         calls.append("forward")
         if not self.training or len(calls) < 9:
-            return Answer(pairs.share(x_BVD) + pairs.spread(shift_UD), {}, {"seen": torch.ones(())})
+            return Output(pairs.dispatch(x_BVD) + pairs.expand(shift_UD), {}, {"seen": torch.ones(())})
         FORWARD
-        return Answer(pairs.share(x_BVD) + pairs.spread(shift_UD), {}, {"seen": torch.ones(())})
-    def absorb(self, statistics):
-        calls.append("absorb")
-        ABSORB
+        return Output(pairs.dispatch(x_BVD) + pairs.expand(shift_UD), {}, {"seen": torch.ones(())})
+    def update_buffers(self, statistics):
+        calls.append("update_buffers")
+        UPDATE
 class Shift(nn.Linear):
     def reset_parameters(self):
         super().reset_parameters()
@@ -56,29 +56,30 @@ class OddDigits(Digits):
     def open(self):
         return {name: OddSplit(split) for name, split in super().open().items()}
 """
-ENTRIES = {
+RAISING_ENTRIES = {
     "body": {"odd": "ni_odd:Odd", "another": "ni_odd_elsewhere:Other"},
     "data": {"odd_digits": "ni_odd:OddDigits"},
 }
-PARTS = ("FORWARD", "ABSORB", "RESET", "HELPER", "BATCH")
+PLACEHOLDERS = ("FORWARD", "UPDATE", "RESET", "HELPER", "BATCH")
 
 
-def plugin(**statements: str) -> str:
-    source = SOURCE
-    for part in PARTS:
-        source = source.replace(part, statements.get(part, "pass"))
+def fill_in_source(**statements: str) -> str:
+    """The source with statements in the place of some placeholders, and `pass` in the place of the others."""
+    source = RAISING_SOURCE
+    for placeholder in PLACEHOLDERS:
+        source = source.replace(placeholder, statements.get(placeholder, "pass"))
     return source
 
 
-def run(folder: Path, *overrides: str) -> Any:
-    recipe = small_recipe(folder, "model.body=odd", "data=odd_digits", "train.steps=12", *overrides)
+def train_small_run(folder: Path, *overrides: str) -> Any:
+    recipe = load_small_recipe(folder, "model.body=odd", "data=odd_digits", "train.steps=12", *overrides)
     return train(recipe, folder / "run")
 
 
-RAISE = "raise ValueError('oh\\nno')"
-CASES = {
+RAISE_STATEMENT = "raise ValueError('oh\\nno')"
+ATTRIBUTION_CASES = {
     "FORWARD": "step 3: body `odd` of ni-odd 0.1 (ni_odd:Odd) failed in forward (ni_odd.py, line 19): ValueError: oh no",
-    "ABSORB": "step 1: body `odd` of ni-odd 0.1 (ni_odd:Odd) failed in absorb (ni_odd.py, line 23): ValueError: oh no",
+    "UPDATE": "step 1: body `odd` of ni-odd 0.1 (ni_odd:Odd) failed in update_buffers (ni_odd.py, line 23): ValueError: oh no",
     "HELPER": "step 4: body `odd` of ni-odd 0.1 (ni_odd:Odd) failed in forward (ni_odd.py, line 30): ValueError: oh no",
     "RESET": "body `odd` or data `odd_digits` of ni-odd 0.1 (ni_odd) failed in reset_parameters (ni_odd.py, line 27): "
     "ValueError: oh no",
@@ -86,41 +87,43 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("part", CASES)
-def test_a_component_that_raises_is_named(part: str, install: Install, tmp_path: Path) -> None:
-    late = "if not self.weight.is_meta: " if part == "RESET" else ""  # after the model is built
-    install("ni_odd", plugin(**{part: late + RAISE}), ENTRIES)
+@pytest.mark.slow
+@pytest.mark.parametrize("placeholder", ATTRIBUTION_CASES)
+def test_a_component_that_raises_is_named(placeholder: str, install: InstallDistribution, tmp_path: Path) -> None:
+    # Initial values are computed after the model was built on the meta device; the error should come from there.
+    condition = "if not self.weight.is_meta: " if placeholder == "RESET" else ""
+    install("ni_odd", fill_in_source(**{placeholder: condition + RAISE_STATEMENT}), RAISING_ENTRIES)
     with pytest.raises(PluginError) as caught:
-        run(tmp_path)
+        train_small_run(tmp_path)
     (problem,) = caught.value.problems
-    assert problem.message == CASES[part]
+    assert problem.message == ATTRIBUTION_CASES[placeholder]
     hint = "report it to ni-odd, or upgrade it: pip install --upgrade ni-odd; NI_DEBUG=1 shows the traceback"
     assert (problem.hint or "").startswith(hint)
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_without_a_fault(install: Install, tmp_path: Path) -> None:
-    """What the others are compared with."""
-    install("ni_odd", plugin(), ENTRIES)
-    assert run(tmp_path)["metrics"]["test/accuracy"] > 0
+def test_the_plugin_of_these_tests_trains_without_an_error(install: InstallDistribution, tmp_path: Path) -> None:
+    """The control of the other tests."""
+    install("ni_odd", fill_in_source(), RAISING_ENTRIES)
+    assert train_small_run(tmp_path)["metrics"]["test/accuracy"] > 0
 
 
-def test_what_was_trained_is_saved(
-    ni: Ni,  # noqa: F811
-    small: Path,  # noqa: F811
-    install: Install,
+def test_the_last_step_before_an_error_is_saved(
+    ni: RunNi,  # noqa: F811
+    small_recipe_dir: Path,  # noqa: F811
+    install: InstallDistribution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And the way on is told; NI_DEBUG=1 shows where it happened."""
-    install("ni_odd", plugin(FORWARD=RAISE), ENTRIES)
+    """The message shows how to resume, and NI_DEBUG=1 shows the traceback."""
+    install("ni_odd", fill_in_source(FORWARD=RAISE_STATEMENT), RAISING_ENTRIES)
     done = ni("train", "small.yaml", "model.body=odd", "train.steps=12", "--output", "run")
     assert done.code == 4
-    (checkpoint,) = checkpoints_of(small / "run")
+    (checkpoint,) = list_checkpoints(small_recipe_dir / "run")
     assert checkpoint.name == "step-02"
     assert done.err.endswith(
-        f"error: {CASES['FORWARD']}\n"
+        f"error: {ATTRIBUTION_CASES['FORWARD']}\n"
         "  help: report it to ni-odd, or upgrade it: pip install --upgrade ni-odd; NI_DEBUG=1 shows the traceback; "
-        "the last checkpoint is run/checkpoints/step-02; mend that and go on with ni train --resume run\n"
+        "the last checkpoint is run/checkpoints/step-02; fix this and continue with ni train --resume run\n"
     )
     monkeypatch.setenv("NI_DEBUG", "1")
     with pytest.raises(PluginError) as caught:
@@ -128,27 +131,26 @@ def test_what_was_trained_is_saved(
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_a_component_that_exits_ends_no_run(install: Install, tmp_path: Path) -> None:
-    install("ni_odd", plugin(FORWARD="sys.exit(0)"), ENTRIES)
+def test_sys_exit_in_a_component_is_attributed(install: InstallDistribution, tmp_path: Path) -> None:
+    install("ni_odd", fill_in_source(FORWARD="sys.exit(0)"), RAISING_ENTRIES)
     with pytest.raises(PluginError, match=r"failed in forward \(ni_odd.py, line 19\): SystemExit: 0"):
-        run(tmp_path)
+        train_small_run(tmp_path)
 
 
-def test_in_another_process(install: Install, tmp_path: Path) -> None:
-    """One that prepares batches."""
-    source = plugin(BATCH="torch.utils.data.get_worker_info() and 1 / 0")
-    install("ni_odd", source, ENTRIES)
+def test_an_error_in_a_data_worker_is_attributed(install: InstallDistribution, tmp_path: Path) -> None:
+    source = fill_in_source(BATCH="torch.utils.data.get_worker_info() and 1 / 0")
+    install("ni_odd", source, RAISING_ENTRIES)
     with pytest.raises(PluginError) as caught:
-        run(tmp_path, "train.workers=1")
+        train_small_run(tmp_path, "train.workers=1")
     assert str(caught.value).startswith(
         "error: step 1: body `odd` or data `odd_digits` of ni-odd 0.1 (ni_odd) failed in batch (ni_odd.py, line 36): "
         "ZeroDivisionError"
     )
 
 
-SPEAKING = {
+SELF_EXPLAINING_ERRORS = {
     "the framework's own": ("raise RunError('data/x is absent')", RunError, "^data/x is absent$"),
-    "want of memory": ("torch.empty(2**60)", FitError, "^step 3: does not fit this machine: "),
+    "out of memory": ("torch.empty(2**60)", FitError, "^step 3: does not fit this machine: "),
     "a file": (
         "open('/nowhere')",
         RunError,
@@ -157,24 +159,24 @@ SPEAKING = {
 }
 
 
-@pytest.mark.parametrize("name", SPEAKING)
-def test_errors_that_speak_for_themselves_stay(name: str, install: Install, tmp_path: Path) -> None:
-    statement, kind, said = SPEAKING[name]
-    install("ni_odd", plugin(FORWARD=statement), ENTRIES)
-    with pytest.raises(kind, match=said):
-        run(tmp_path)
+@pytest.mark.parametrize("name", SELF_EXPLAINING_ERRORS)
+def test_self_explaining_errors_are_not_attributed(name: str, install: InstallDistribution, tmp_path: Path) -> None:
+    statement, kind, message = SELF_EXPLAINING_ERRORS[name]
+    install("ni_odd", fill_in_source(FORWARD=statement), RAISING_ENTRIES)
+    with pytest.raises(kind, match=message):
+        train_small_run(tmp_path)
 
 
-class Raising:
-    """Listens, and is given by the caller."""
+class RaisingListener:
+    """A listener that the caller passes."""
 
     @hookimpl
     def run_step(self, step: int) -> None:
         raise ValueError("mine")
 
 
-def test_errors_of_nobody_elses_stay(install: Install, tmp_path: Path) -> None:
-    """A plugin takes part in the run, but not in the error."""
-    install("ni_odd", plugin(), ENTRIES)
+def test_listener_errors_are_not_attributed(install: InstallDistribution, tmp_path: Path) -> None:
+    """A plugin takes part in the run, but its code did not raise the error."""
+    install("ni_odd", fill_in_source(), RAISING_ENTRIES)
     with pytest.raises(ValueError, match="mine"):
-        train(small_recipe(tmp_path, "model.body=odd"), tmp_path / "run", listeners=[Raising()])
+        train(load_small_recipe(tmp_path, "model.body=odd"), tmp_path / "run", listeners=[RaisingListener()])

@@ -1,4 +1,4 @@
-"""Bodies from plain functions."""
+"""Bodies made from plain functions with `elementwise`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ni_framework.elementwise import elementwise
 from ni_framework.nn.layouts.dense import DensePairs
-from ni_framework.registry.resolve import contract_fault
+from ni_framework.registry.resolve import find_contract_violation
 from ni_framework.testing import conformance
 from ni_framework.testing.harness.case import Case
-from ni_framework.testing.harness.invocation import call, trial
+from ni_framework.testing.harness.invocation import call_component, make_invocation
 
 
 @elementwise
@@ -41,12 +41,12 @@ test_film = conformance(film, strength=2.0)
 test_shift = conformance(shift)
 
 
-def test_is_what_it_says() -> None:
-    """Against loops over functions, samples and elements."""
+def test_function_computes_its_formula() -> None:
+    """Compared with loops over functions, samples and elements."""
     case = Case(film, {"twice": True})
-    module, of = case.built(), trial(case)
-    outcome_BUVD = call(module, of).results["outcome"]
-    x_BVD, code_UC, c_BUV = (of.inputs[name] for name in ("x", "code", "compatibility"))
+    module, invocation = case.build_perturbed(), make_invocation(case)
+    outcome_BUVD = call_component(module, invocation).results["output"]
+    x_BVD, code_UC, c_BUV = (invocation.inputs[name] for name in ("x", "code", "compatibility"))
     scale_UD, shift_UD = module.say(code_UC).chunk(2, dim=-1)
     for sample in range(len(x_BVD)):
         for function in range(len(code_UC)):
@@ -59,11 +59,11 @@ def test_is_what_it_says() -> None:
                 torch.testing.assert_close(outcome_BUVD[sample, function, element], expected_D)
 
 
-def test_options_and_names_are_the_functions() -> None:
+def test_options_and_names_come_from_the_function() -> None:
     assert film.__name__ == "film"
     assert film.__doc__ == "Scales and moves each element, and their mean: [..., D] -> [..., D]."
     assert film.__module__ == __name__
-    assert contract_fault("body", film) is None
+    assert find_contract_violation("body", film) is None
     fields = attrs.fields(film.Config)
     assert [(field.name, field.default, field.metadata["help"]) for field in fields] == [
         ("strength", 0.5, "size of the step"),
@@ -73,12 +73,12 @@ def test_options_and_names_are_the_functions() -> None:
     assert plain.function(torch.ones(2), torch.ones(2), torch.ones(2), torch.ones(2)).tolist() == [2.0, 2.0]
 
 
-def test_without_mixing_an_element_sees_itself_alone() -> None:
+def test_without_mean_an_element_does_not_depend_on_others() -> None:
     case = Case(shift)
-    module, of = case.built(), trial(case)
-    pairs = DensePairs(of.inputs["compatibility"])
-    prepared = module.prepare(of.inputs["code"], 7)
-    x_BVD = of.inputs["x"]
+    module, invocation = case.build_perturbed(), make_invocation(case)
+    pairs = DensePairs(invocation.inputs["compatibility"])
+    prepared = module.prepare(invocation.inputs["code"], 7)
+    x_BVD = invocation.inputs["x"]
     other_BVD = torch.cat([x_BVD[:, :1], 5 * x_BVD[:, 1:]], dim=1)
     first, second = (module(x, prepared, pairs)[:, :, 0] for x in (x_BVD, other_BVD))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
@@ -104,19 +104,19 @@ def many(x: Tensor, *steps: Tensor) -> Tensor:
     return x
 
 
-REFUSED = {
-    no_vector: "no_vector: takes an element and at least one vector that its function's code says, as in "
+INVALID_FUNCTIONS = {
+    no_vector: "no_vector: needs an element and at least one vector that is made of the code, as in "
     "`def no_vector(x, shift)`",
-    only_mean: "only_mean: takes an element and at least one vector that its function's code says, as in "
+    only_mean: "only_mean: needs an element and at least one vector that is made of the code, as in "
     "`def only_mean(x, shift)`",
     untyped: "untyped: the option `size` needs a type and a default, as in `strength: float = 1.0`",
     required: "required: the option `size` needs a type and a default, as in `strength: float = 1.0`",
-    many: "many: say what it takes by name, without `*steps` and without `/`",
+    many: "many: name every argument, without `*steps` and without `/`",
 }
 
 
-@pytest.mark.parametrize("function", REFUSED, ids=lambda function: function.__name__)
-def test_what_is_no_such_function(function: Any) -> None:
+@pytest.mark.parametrize("function", INVALID_FUNCTIONS, ids=lambda function: function.__name__)
+def test_unsuitable_function_is_rejected(function: Any) -> None:
     with pytest.raises(TypeError) as caught:
         elementwise(function)
-    assert str(caught.value) == REFUSED[function]
+    assert str(caught.value) == INVALID_FUNCTIONS[function]

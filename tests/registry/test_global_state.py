@@ -1,4 +1,4 @@
-"""What the import of a plugin must leave as it was, and where what it prints goes."""
+"""The import of a plugin must not change the global state, and its output goes to stderr."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pytest
 import torch
 
 from ni_framework.errors import PluginError
-from ni_framework.registry.global_state import Shared
-from ni_framework.registry.resolve import component
-from tests.helpers.distributions import Install
+from ni_framework.registry.global_state import GlobalState
+from ni_framework.registry.resolve import resolve_component
+from tests.helpers.distributions import InstallDistribution
 
-BODY = """
+CHANGING_BODY = """
 import random, sys, os
 import numpy, torch
 from ni_framework.contracts import Body
 class Odd(Body):
     def forward(self, *a): pass
 """
-ENTRY = {"body": {"odd": "ni_odd:Odd"}}
+CHANGING_ENTRY = {"body": {"odd": "ni_odd:Odd"}}
 
-CHANGES = {
+GLOBAL_CHANGES = {
     "torch.nn.functional.gelu = abs": "torch.nn.functional.gelu",
     "torch.matmul = abs": "torch.matmul",
-    "torch.Tensor.softmax = abs": "torch.Tensor.softmax",  # which it inherits
+    "torch.Tensor.softmax = abs": "torch.Tensor.softmax",  # an inherited method
     "torch.nn.Module.__call__ = abs": "torch.nn.Module.__call__",
     "torch.nn.Linear.forward = abs": "torch.nn.Linear.forward",
     "torch.optim.AdamW.step = abs": "torch.optim.AdamW.step",
@@ -49,79 +49,78 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("statement", CHANGES)
-def test_what_is_changed_is_put_back(statement: str, install: Install) -> None:
-    """And the component refused, at every attempt."""
-    install("ni_odd", f"{BODY}\n{statement}\n", ENTRY)
-    before = Shared()
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", GLOBAL_CHANGES)
+def test_changes_are_undone_and_the_component_is_rejected(statement: str, install: InstallDistribution) -> None:
+    """At every attempt to use it."""
+    install("ni_odd", f"{CHANGING_BODY}\n{statement}\n", CHANGING_ENTRY)
+    before = GlobalState()
     for _ in range(2):
         with pytest.raises(PluginError) as caught:
-            component("body", "odd")
-        start = "body `odd` of ni-odd 0.1 (ni_odd:Odd) changes what all share when it is imported: "
+            resolve_component("body", "odd")
+        start = "body `odd` of ni-odd 0.1 (ni_odd:Odd) changes global state when it is imported: "
         message = caught.value.problems[0].message
-        assert message.startswith(start)
-        assert message.endswith(" (put back)")
-        named = message.removeprefix(start).removesuffix(" (put back)")
-        assert named == CHANGES[statement]
-    assert before.put_back() == []
-    assert component("body", "lines_of_code").__name__ == "LinesOfCode"
+        assert message == f"{start}{GLOBAL_CHANGES[statement]} (restored)"
+    assert before.restore() == []
+    assert resolve_component("body", "lines_of_code").__name__ == "LinesOfCode"
 
 
-HARMLESS = {
-    "a name that was not there": "torch.nn.functional.ours = abs",
-    "a class of its own": "class Ours(torch.nn.Linear):\n    def forward(self, x): return x",
-    "the same again": "torch.add = torch.add",
-    "another part of torch": "import torch._dynamo, torch.fx, sklearn.datasets",
-    "a setting for a while": "with torch.no_grad(), torch.device('meta'): torch.zeros(3)",
+HARMLESS_CHANGES = {
+    "a new name": "torch.nn.functional.ours = abs",
+    "a new subclass": "class Ours(torch.nn.Linear):\n    def forward(self, x): return x",
+    "the same value again": "torch.add = torch.add",
+    "an import of another part of torch": "import torch._dynamo, torch.fx, sklearn.datasets",
+    "a setting that is restored": "with torch.no_grad(), torch.device('meta'): torch.zeros(3)",
 }
 
 
-@pytest.mark.parametrize("name", HARMLESS)
-def test_what_changes_nothing_is_accepted(name: str, install: Install) -> None:
-    install("ni_odd", f"{BODY}\n{HARMLESS[name]}\n", ENTRY)
-    assert component("body", "odd").__name__ == "Odd"
+@pytest.mark.parametrize("name", HARMLESS_CHANGES)
+def test_harmless_changes_are_accepted(name: str, install: InstallDistribution) -> None:
+    install("ni_odd", f"{CHANGING_BODY}\n{HARMLESS_CHANGES[name]}\n", CHANGING_ENTRY)
+    assert resolve_component("body", "odd").__name__ == "Odd"
 
 
+@pytest.mark.slow
 def test_parts_of_torch_that_wrap_its_own_are_accepted() -> None:
-    """Its compiler wraps `torch.manual_seed` when it is first imported, and scikit-learn draws from `random`."""
+    """torch's compiler wraps `torch.manual_seed` when it is first imported, and scikit-learn draws from `random`."""
     code = """
         import torch
-        from ni_framework.registry.global_state import Shared
-        shared, before = Shared(), torch.manual_seed
+        from ni_framework.registry.global_state import GlobalState
+        state, before = GlobalState(), torch.manual_seed
         import torch._dynamo, sklearn.datasets
         assert torch.manual_seed is not before
-        assert shared.put_back() == []
+        assert state.restore() == []
         torch.manual_seed = before.__wrapped__ if hasattr(before, "__wrapped__") else abs
-        assert shared.put_back() == ["torch.manual_seed"]
+        assert state.restore() == ["torch.manual_seed"]
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
-def test_random_numbers_are_put_back(install: Install) -> None:
-    """Drawn or seeded, without a word: nothing is left of it."""
-    install("ni_odd", f"{BODY}\ntorch.manual_seed(0); numpy.random.seed(0); random.seed(0)", ENTRY)
+def test_random_states_are_restored_silently(install: InstallDistribution) -> None:
+    """After the import the generators continue as if it had drawn or seeded nothing."""
+    install("ni_odd", f"{CHANGING_BODY}\ntorch.manual_seed(0); numpy.random.seed(0); random.seed(0)", CHANGING_ENTRY)
     expected = []
     for _ in range(2):
         torch.manual_seed(5)
         numpy.random.seed(5)
         random.seed(5)
         if expected:
-            component("body", "odd")
+            resolve_component("body", "odd")
         expected.append((torch.rand(1).item(), numpy.random.rand(), random.random()))
     assert expected[0] == expected[1]
 
 
-def test_what_is_printed_is_no_result(install: Install, capfd: pytest.CaptureFixture[str]) -> None:
-    """By Python, past Python, or by another process."""
+def test_import_output_does_not_reach_stdout(install: InstallDistribution, capfd: pytest.CaptureFixture[str]) -> None:
+    """Output of Python, of the file descriptor, and of a subprocess."""
     lines = (
         "print('one')",
         "os.write(1, b'two\\n')",
         "sys.__stdout__.write('three\\n')",
         "import subprocess; subprocess.run(['echo', 'four'])",
     )
-    install("ni_odd", BODY + "\n".join(lines), ENTRY)
+    install("ni_odd", CHANGING_BODY + "\n".join(lines), CHANGING_ENTRY)
     print("before")
-    component("body", "odd")
+    resolve_component("body", "odd")
     print("after")
     sys.stdout.flush()
     out, err = capfd.readouterr()

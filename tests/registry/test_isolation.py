@@ -1,4 +1,4 @@
-"""Ten distributions that misbehave, all installed at once: nobody else's run breaks, and a recipe that names one is told."""
+"""Ten broken distributions, all installed at once: other runs work, and a recipe that names one of them gets an error."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.helpers.small_recipe import TEXT
+from tests.helpers.small_recipe import SMALL_RECIPE_YAML
 from tests.helpers.wheels import Wheel, pip_install
 
-GOOD = """
+pytestmark = pytest.mark.slow
+
+VALID_SOURCE = """
 from torch import nn
 from ni_framework.contracts import Body
 class Odd(Body):
@@ -25,35 +27,37 @@ class Odd(Body):
     def prepare(self, code_UC, num_elements):
         return self.shift(code_UC)
     def forward(self, x_BVD, shift_UD, pairs):
-        return pairs.share(x_BVD) + pairs.spread(shift_UD)
+        return pairs.dispatch(x_BVD) + pairs.expand(shift_UD)
 """
 UPGRADE = "upgrade or repair it: pip install --upgrade ni-{0}"
 
 
-class Case(NamedTuple):
-    """A distribution's module, and what is said of its body where a recipe names it."""
+class BrokenDistribution(NamedTuple):
+    """The module of a distribution, and the error for a recipe that names its body."""
 
     source: str
-    said: str
+    message: str
     help: str = UPGRADE
 
 
-CASES = {
-    "raising": Case("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
-    "needy": Case("import ni_absent", "cannot be imported: ModuleNotFoundError: No module named 'ni_absent'"),
-    "exiting": Case("import sys; sys.exit(0)", "cannot be imported: SystemExit: 0"),
-    "patching": Case(
-        f"{GOOD}\nnn.functional.softmax = None",
-        "changes what all share when it is imported: torch.nn.functional.softmax (put back)",
+BROKEN_DISTRIBUTIONS = {
+    "raising": BrokenDistribution("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+    "needy": BrokenDistribution(
+        "import ni_absent", "cannot be imported: ModuleNotFoundError: No module named 'ni_absent'"
     ),
-    "newer": Case(
-        f"{GOOD}\nOdd.api = 2",
-        "is written for plugin API 2, this ni_framework offers 1",
+    "exiting": BrokenDistribution("import sys; sys.exit(0)", "cannot be imported: SystemExit: 0"),
+    "patching": BrokenDistribution(
+        f"{VALID_SOURCE}\nnn.functional.softmax = None",
+        "changes global state when it is imported: torch.nn.functional.softmax (restored)",
+    ),
+    "newer": BrokenDistribution(
+        f"{VALID_SOURCE}\nOdd.api = 3",
+        "is written for plugin API 3, this ni_framework has 2",
         "upgrade ni_framework: pip install --upgrade ni-framework",
     ),
-    "mistaken": Case("class Odd: pass", "is no subclass of contracts.Body"),
+    "mistaken": BrokenDistribution("class Odd: pass", "is not a subclass of contracts.Body"),
 }
-LISTENER = """
+BROKEN_LISTENER = """
 from ni_framework.contracts import hookimpl
 class Listener:
     @hookimpl
@@ -61,142 +65,146 @@ class Listener:
 odd = Listener()
 """
 WHEELS = [
-    *(Wheel(f"ni-{name}", case.source, {"body": {name: "Odd"}}) for name, case in CASES.items()),
+    *(Wheel(f"ni-{name}", case.source, {"body": {name: "Odd"}}) for name, case in BROKEN_DISTRIBUTIONS.items()),
     Wheel(
         "ni-printing",
-        f"import os\nprint('here I am'); os.write(1, b'still here')\n{GOOD}",
+        f"import os\nprint('here I am'); os.write(1, b'still here')\n{VALID_SOURCE}",
         {"body": {"printing": "Odd"}},
     ),
-    Wheel("ni-double", GOOD, {"body": {"double": "Odd"}}),
-    Wheel("ni-twice", GOOD, {"body": {"double": "Odd"}}),
+    Wheel("ni-double", VALID_SOURCE, {"body": {"double": "Odd"}}),
+    Wheel("ni-twice", VALID_SOURCE, {"body": {"double": "Odd"}}),
     Wheel(
         "ni-reserved",
         "1 / 0",
         {"body": {"lines_of_code": "Odd"}, "router": {"kernel": "Odd"}, "data": {"digits": "Odd"}},
     ),
-    Wheel("ni-misspelt", LISTENER, {"hooks": {"misspelt": "odd"}}),
+    Wheel("ni-misspelt", BROKEN_LISTENER, {"hooks": {"misspelt": "odd"}}),
 ]
-NI = Path(sys.executable).with_name("ni")
+NI_PATH = Path(sys.executable).with_name("ni")
 
 
-class Done(NamedTuple):
-    """What a command left."""
+class CommandResult(NamedTuple):
+    """The exit code and the output of a command."""
 
     code: int
     out: str
     err: str
 
 
-class Ni:
-    """Runs the command `ni` itself, with the ten installed."""
+class NiCommand:
+    """Runs the command `ni` in a process, with the ten distributions installed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.site = folder, pip_install(WHEELS, folder)
-        (folder / "small.yaml").write_text(TEXT)
+        (folder / "small.yaml").write_text(SMALL_RECIPE_YAML)
 
-    def __call__(self, *arguments: str, **environment: str) -> Done:
-        own = {"PYTHONPATH": str(self.site), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    def __call__(self, *arguments: str, **environment: str) -> CommandResult:
+        settings = {"PYTHONPATH": str(self.site), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
-            [str(NI), *arguments],
+            [str(NI_PATH), *arguments],
             cwd=self.folder,
-            env=os.environ | own | environment,
+            env=os.environ | settings | environment,
             capture_output=True,
             text=True,
         )
         assert "Traceback" not in done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
-def ni(tmp_path_factory: pytest.TempPathFactory) -> Ni:
-    return Ni(tmp_path_factory.mktemp("ten"))
+def ni(tmp_path_factory: pytest.TempPathFactory) -> NiCommand:
+    return NiCommand(tmp_path_factory.mktemp("ten"))
 
 
-def test_a_listing_goes_on(ni: Ni) -> None:
-    """It names all of them, and imports none."""
+def test_ls_lists_broken_distributions_without_importing_them(ni: NiCommand) -> None:
     done = ni("ls")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert done.err == ""
     rows = {tuple(line.split()[:3]): line for line in done.out.splitlines()}
     assert rows["body", "lines_of_code", "ni-reserved"].endswith("0.1      reserved")
     assert rows["body", "double", "ni-double"].endswith("also provided by ni-twice 0.1")
     assert rows["hooks", "misspelt", "ni-misspelt"].endswith("0.1")
     assert rows["body", "lines_of_code", "ni-framework"].endswith("0.1.0")
-    assert {name for _, name, distribution in rows if distribution.startswith("ni-")} >= {*CASES, "printing"}
+    assert {name for _, name, distribution in rows if distribution.startswith("ni-")} >= {
+        *BROKEN_DISTRIBUTIONS,
+        "printing",
+    }
 
 
-def test_a_listing_that_imports_goes_on(ni: Ni) -> None:
-    """What is printed meanwhile is not in it."""
+def test_ls_load_reports_the_status_of_broken_distributions(ni: NiCommand) -> None:
+    """What a plugin prints while it is imported goes to stderr and not into the listing."""
     done = ni("ls", "--load", "--json")
     assert done.code == 0
     rows = json.loads(done.out)
     status: dict[tuple[str, str], Any] = {(row["distribution"], row["name"]): row["status"] for row in rows}
-    for name, case in CASES.items():
-        assert status[f"ni-{name}", name] == f"broken: {case.said}"
+    for name, case in BROKEN_DISTRIBUTIONS.items():
+        assert status[f"ni-{name}", name] == f"broken: {case.message}"
     assert status["ni-printing", "printing"] == status["ni-framework", "kernel"] == "ok"
     assert status["ni-reserved", "kernel"].startswith("is never used: ni-framework itself provides router `kernel`")
-    assert status["ni-misspelt", "misspelt"].startswith("broken: cannot listen: unknown hook 'run_stop'")
+    assert status["ni-misspelt", "misspelt"].startswith("broken: is not a listener: unknown hook 'run_stop'")
     assert "here I am" in done.err
-    ours = [row["conformance"] for row in rows if row["distribution"] == "ni-framework" and row["kind"] != "hooks"]
-    assert len(ours) > 30
-    assert all("passed" in told and "failed" not in told for told in ours)
+    own = [row["conformance"] for row in rows if row["distribution"] == "ni-framework" and row["kind"] != "hooks"]
+    assert len(own) > 30
+    assert all("passed" in result and "failed" not in result for result in own)
 
 
-def test_a_recipe_that_names_them_stops(ni: Ni) -> None:
-    """With the distribution, version, cause and remedy of each; here in one recipe, for all problems are told at once."""
-    override = f"model.scripts=[{', '.join(f'{{body: {name}}}' for name in CASES)}]"
+def test_check_names_every_broken_component_of_a_recipe(ni: NiCommand) -> None:
+    """Each with its distribution, version, cause and remedy. One recipe is enough, since all problems are reported together."""
+    override = f"model.scripts=[{', '.join(f'{{body: {name}}}' for name in BROKEN_DISTRIBUTIONS)}]"
     done = ni("check", "small.yaml", override, "--json")
     problems = json.loads(done.out)["error"]["problems"]
     assert done.code == 4
     assert [(problem["message"], problem["hint"]) for problem in problems] == [
         (
-            f"model.scripts.{number}.body: body `{name}` of ni-{name} 0.1 (ni_{name}:Odd) {case.said}",
+            f"model.scripts.{number}.body: body `{name}` of ni-{name} 0.1 (ni_{name}:Odd) {case.message}",
             case.help.format(name),
         )
-        for number, (name, case) in enumerate(CASES.items())
+        for number, (name, case) in enumerate(BROKEN_DISTRIBUTIONS.items())
     ]
 
 
-def test_a_recipe_that_names_two_with_one_name_stops(ni: Ni) -> None:
-    """Unless one of them is left out."""
+def test_check_rejects_a_name_that_two_distributions_provide(ni: NiCommand) -> None:
+    """Unless one of them is blocked."""
     done = ni("check", "small.yaml", "model.body=double", "--json")
     (problem,) = json.loads(done.out)["error"]["problems"]
-    assert (done.code, problem["message"], problem["hint"]) == (
-        4,
-        "model.body: body `double` is provided more than once, by ni-double 0.1 and ni-twice 0.1",
-        "uninstall one of them: pip uninstall ni-twice; or leave one out: NI_PLUGINS=-ni-twice",
+    assert done.code == 4
+    assert problem["message"] == (
+        "model.body: body `double` is provided more than once, by ni-double 0.1 and ni-twice 0.1"
     )
+    assert problem["hint"] == ("uninstall one of them: pip uninstall ni-twice; or block one: NI_PLUGINS=-ni-twice")
     assert ni("check", "small.yaml", "model.body=double", NI_PLUGINS="-ni-twice").code == 0
 
 
-def test_others_go_on(ni: Ni) -> None:
-    """A check and a run of a recipe that names none of them, or the one that only prints: one document on stdout each."""
+def test_recipes_without_broken_components_are_trained(ni: NiCommand) -> None:
+    """A recipe that names no broken component, or one that only prints: stdout has one JSON document in both cases."""
     assert ni("check", "small.yaml").code == 0
     for name in ("lines_of_code", "printing"):
         done = ni("train", "small.yaml", f"model.body={name}", "train.steps=2", "--output", name, "--json")
         assert done.code == 0, done.err
         assert json.loads(done.out)["metrics"]["test/accuracy"] > 0
-        warning = "warning: left out: listener `misspelt` of ni-misspelt 0.1 (ni_misspelt:odd) cannot listen: "
+        warning = "warning: skipped: listener `misspelt` of ni-misspelt 0.1 (ni_misspelt:odd) is not a listener: "
         assert done.err.count(warning) == 1
         assert done.err.count("here I am") == (name == "printing")
     lock = json.loads((ni.folder / "lines_of_code" / "lock.json").read_text())
-    assert {part["distribution"] for part in lock["components"].values()} == {"ni-framework"}
+    assert {component["distribution"] for component in lock["components"].values()} == {"ni-framework"}
 
 
-def test_the_current_folder_is_not_imported_from(ni: Ni, tmp_path: Path) -> None:
-    """Whatever lies in it: the command has no folder of the caller's on its path, nor have the processes that it starts.
+def test_the_current_folder_is_not_imported_from(ni: NiCommand, tmp_path: Path) -> None:
+    """The current folder is not on the path of the command, nor on that of the processes that it starts.
 
-    They are started with `python -P -m ni_framework`; without -P it is Python itself that looks in the current folder first.
+    Those are started with `python -P -m ni_framework`; without -P Python would look in the current folder first.
     """
-    (tmp_path / "small.yaml").write_text(TEXT)
+    (tmp_path / "small.yaml").write_text(SMALL_RECIPE_YAML)
     for name in ("torch", "ni_standard", "ni_framework", "attrs", "click", "yaml", "sitecustomize", "ni_printing"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__)\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    for command in ([str(NI)], [sys.executable, "-P", "-m", "ni_framework"]):
+    for command in ([str(NI_PATH)], [sys.executable, "-P", "-m", "ni_framework"]):
         done = subprocess.run(
             [*command, "check", "small.yaml"], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0
+        assert done.stderr == ""
         assert not (tmp_path / "imported").exists()
-    # What the test would see otherwise.
+    # The files would be noticed if they were imported.
     subprocess.run([sys.executable, "-c", "import ni_printing"], cwd=tmp_path, check=True)
     assert (tmp_path / "imported").read_text() == "ni_printing"

@@ -1,4 +1,4 @@
-"""`ni plugin new`: whole distributions that install with pip and pass their own tests as they are written."""
+"""`ni plugin new`: the distributions install with pip and pass their own tests without changes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from ni_framework.errors import UsageError
-from ni_framework.options import KINDS
+from ni_framework.options import COMPONENT_KINDS
 from ni_framework.scaffold.write import write_plugin
-from tests.cli.conftest import Ni, ni  # noqa: F401  a fixture
+from tests.cli.conftest import RunNi, ni  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-FILE = '''\
+COMPONENT_FILE_SOURCE = '''\
 """Two components in one file."""
 
 from __future__ import annotations
@@ -32,60 +34,71 @@ from ni_framework.scaffold.components.router import Example
 
 
 class Softly(Example):
-    """A router that is like the example: types and signatures -> [B, U, V]."""
+    """A router like the example: types and signatures -> [B, U, V]."""
 
     @config
     class Config:
-        temperature: float = option(example=0.7, gt=0, help="how softly")
+        temperature: float = option(example=0.7, gt=0, help="the temperature of the softmax")
         floor: float = option(default=0.1, ge=0, lt=1, help="compatibility below which a pair is closed")
 
 
 @elementwise
-def film(x: Tensor, mean: Tensor, scale: Tensor, *, size: Annotated[float, "of the step"] = 1.0) -> Tensor:
-    """Moves each element by the mean, scaled: [..., D] -> [..., D]."""
+def film(x: Tensor, mean: Tensor, scale: Tensor, *, size: Annotated[float, "the step size"] = 1.0) -> Tensor:
+    """Adds the scaled mean to each element: [..., D] -> [..., D]."""
     return x + size * scale * mean
 '''
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A distribution of each kind, and one from a file."""
-    place = tmp_path_factory.mktemp("plugins")
-    for kind in KINDS:
-        write_plugin(f"my-{kind}".replace("_", "-"), kind, None, place)
-    (place / "both.py").write_text(FILE)
-    write_plugin("both", None, place / "both.py", place)
-    return place
+def scaffold_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Writes a distribution for each kind of component, and one from a file."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for kind in COMPONENT_KINDS:
+        write_plugin(f"my-{kind}".replace("_", "-"), kind, None, folder)
+    (folder / "both.py").write_text(COMPONENT_FILE_SOURCE)
+    write_plugin("both", None, folder / "both.py", folder)
+    return folder
 
 
-def run(*command: str, where: Path, **environment: str) -> str:
-    done = subprocess.run(command, cwd=where, env=os.environ | environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout
+def run_checked(*command: str, cwd: Path, **environment: str) -> str:
+    result = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
+    return result.stdout
 
 
-def test_installs_with_pip_and_passes_its_own_tests(written: Path) -> None:
-    """All of them in one environment; nothing is touched between writing and testing."""
-    folders = [str(path) for path in sorted(written.glob("ni-*"))]
-    assert len(folders) == len(KINDS) + 1
+def test_installs_with_pip_and_passes_its_own_tests(scaffold_dir: Path) -> None:
+    """All distributions are installed in one environment, without any change after they were written."""
+    folders = [str(path) for path in sorted(scaffold_dir.glob("ni-*"))]
+    assert len(folders) == len(COMPONENT_KINDS) + 1
     pip = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation")
-    run(*pip, "--target", "site", *folders, where=written)
-    here = {
-        "PYTHONPATH": str(written / "site"),
+    run_checked(*pip, "--target", "site", *folders, cwd=scaffold_dir)
+    environment = {
+        "PYTHONPATH": str(scaffold_dir / "site"),
         "OMP_NUM_THREADS": "1",
-        "NI_PLUGINS": ",".join(Path(of).name for of in folders),
+        "NI_PLUGINS": ",".join(Path(folder).name for folder in folders),
     }
-    said = run(
-        sys.executable, "-m", "pytest", "-q", "-W", "error", *(f"{of}/tests" for of in folders), where=written, **here
+    output = run_checked(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        *(f"{folder}/tests" for folder in folders),
+        cwd=scaffold_dir,
+        **environment,
     )
-    assert "failed" not in said
-    assert int(said.split(" passed")[0].split()[-1]) > 12 * len(folders)
+    assert "failed" not in output
+    assert int(output.split(" passed")[0].split()[-1]) > 12 * len(folders)
 
 
-def test_is_written_as_we_write(written: Path) -> None:
-    """Ruff's rules and format, as pyproject.toml sets them; which imports are its own, a folder among others cannot tell."""
+def test_code_style(scaffold_dir: Path) -> None:
+    """The code follows the rules of ruff in our pyproject.toml.
+
+    Import order is not checked, because ruff cannot see here which packages are first-party.
+    """
     config = ("--config", str(ROOT / "pyproject.toml"), "--no-cache")
-    run(
+    run_checked(
         sys.executable,
         "-m",
         "ruff",
@@ -93,14 +106,23 @@ def test_is_written_as_we_write(written: Path) -> None:
         *config,
         "--ignore",
         "I001",
-        *map(str, written.glob("ni-*")),
-        where=written,
+        *map(str, scaffold_dir.glob("ni-*")),
+        cwd=scaffold_dir,
     )
-    run(sys.executable, "-m", "ruff", "format", "--check", *config, *map(str, written.glob("ni-*")), where=written)
+    run_checked(
+        sys.executable,
+        "-m",
+        "ruff",
+        "format",
+        "--check",
+        *config,
+        *map(str, scaffold_dir.glob("ni-*")),
+        cwd=scaffold_dir,
+    )
 
 
-def test_what_a_package_needs(written: Path) -> None:
-    folder = written / "ni-both"
+def test_files_of_distribution(scaffold_dir: Path) -> None:
+    folder = scaffold_dir / "ni-both"
     assert {
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "cache" not in str(path)
     } == {
@@ -121,54 +143,59 @@ def test_what_a_package_needs(written: Path) -> None:
         "ni_framework.body": {"film": "ni_both.both:film"},
     }
     assert "Apache License" in (folder / "LICENSE").read_text()
-    assert (folder / "ni_both/both.py").read_text() == FILE
+    assert (folder / "ni_both/both.py").read_text() == COMPONENT_FILE_SOURCE
     recipe = yaml.safe_load((folder / "recipes/both.yaml").read_text())
     assert recipe["requires"] == ["ni-both>=0.1"]
     assert recipe["model"]["router"] == {"use": "softly", "temperature": 0.7}
     assert recipe["model"]["body"] == {"use": "film"}
 
 
-REFUSED = {
-    ("Swirl!", "body", None): "Swirl!: is no name for a plugin; use lower-case words such as swirl or top-k",
-    ("swirl", None, None): f"say what kind of component it is, --kind {'|'.join(KINDS)}, or where it is, --from FILE",
-    ("class", "body", None): "class: is no name for a plugin, as Python has a word of that name; choose another",
-    ("on", "body", None): "on: is no name for a plugin, as YAML reads it as a value; choose another",
+INVALID_NAMES = {
+    ("Swirl!", "body", None): "Swirl!: is not a valid plugin name; use lower-case words such as swirl or top-k",
+    (
+        "swirl",
+        None,
+        None,
+    ): f"give the kind of the component with --kind {'|'.join(COMPONENT_KINDS)}, or its file with --from FILE",
+    ("class", "body", None): "class: is not a valid plugin name, because it is a Python keyword; choose another name",
+    ("on", "body", None): "on: is not a valid plugin name, because YAML reads it as a value; choose another name",
     (
         "framework",
         "router",
         None,
-    ): "framework: is no name for a plugin, as ni_framework is a package of ours; choose another",
+    ): "framework: is not a valid plugin name, because ni_framework is a package of the framework; choose another name",
     ("halting", "body", None): "ni-halting: is installed already; choose another name, or uninstall it first",
-    ("kernel", "router", None): "router `kernel`: ni-framework has one of this name; choose another",
-    ("swirl", "head", "both.py"): "both.py: holds no head, but router softly, body film; leave --kind out",
+    ("kernel", "router", None): "router `kernel`: ni-framework has a component of this name; choose another name",
+    ("swirl", "head", "both.py"): "both.py: contains no head, but router softly, body film; remove --kind",
 }
 
 
-@pytest.mark.parametrize(("name", "kind", "source"), REFUSED)
-def test_refused(
+@pytest.mark.parametrize(("name", "kind", "source"), INVALID_NAMES)
+def test_invalid_names(
     name: str, kind: str | None, source: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("both.py").write_text(FILE)
+    Path("both.py").write_text(COMPONENT_FILE_SOURCE)
     with pytest.raises(UsageError) as caught:
         write_plugin(name, kind, Path(source) if source else None, Path())
-    assert str(caught.value) == REFUSED[name, kind, source]
+    assert str(caught.value) == INVALID_NAMES[name, kind, source]
     assert [path.name for path in tmp_path.iterdir()] == ["both.py"]
 
 
-def test_what_the_template_has_is_not_hidden(tmp_path: Path) -> None:
-    """A class that would be called like something that its module uses is called by its kind too."""
+def test_class_name_does_not_shadow(tmp_path: Path) -> None:
+    """The kind is appended to a class name that the module uses already."""
     folder = write_plugin("batch", "data", None, tmp_path)
     assert "class BatchData(Data):" in (folder / "ni_batch/batch.py").read_text()
     assert 'batch = "ni_batch.batch:BatchData"' in (folder / "pyproject.toml").read_text()
 
 
-def test_docstrings_with_anything_in_them(tmp_path: Path) -> None:
-    """Quotes, backslashes, pipes and umlauts end up in valid TOML, Markdown and Python."""
+def test_docstring_with_special_characters(tmp_path: Path) -> None:
+    """Quotes, backslashes, pipes and umlauts are escaped in TOML, Markdown and Python."""
     path = tmp_path / "odd.py"
-    doc = 'Says "x | y" \\\\ \u00fc and more'
+    doc = 'Computes "x | y" \\\\ \u00fc and more'
     path.write_text(
-        FILE.replace("A router that is like the example: types and signatures -> [B, U, V].", doc), encoding="utf-8"
+        COMPONENT_FILE_SOURCE.replace("A router like the example: types and signatures -> [B, U, V].", doc),
+        encoding="utf-8",
     )
     folder = write_plugin("odd-words", None, path, tmp_path)
     assert "\u00fc" in tomllib.loads((folder / "pyproject.toml").read_text())["project"]["description"]
@@ -177,15 +204,15 @@ def test_docstrings_with_anything_in_them(tmp_path: Path) -> None:
     assert row.replace("\\|", "").count("|") == 4
 
 
-def test_on_the_command_line(tmp_path: Path, ni: Ni, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Names the folder and what to do next; never writes over anything."""
+def test_plugin_new_command(tmp_path: Path, ni: RunNi, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """The command prints the folder and the next commands, and never overwrites anything."""
     monkeypatch.chdir(tmp_path)
-    done = ni("plugin", "new", "top-q", "--kind", "router")
-    assert (done.code, done.out) == (0, "ni-top-q\n")
+    result = ni("plugin", "new", "top-q", "--kind", "router")
+    assert (result.code, result.out) == (0, "ni-top-q\n")
     assert (
-        done.err
+        result.err
         == "next: pip install -e ./ni-top-q, then ni plugin test ni-top-q and ni train ni-top-q/recipes/*.yaml\n"
     )
     again = ni("plugin", "new", "top-q", "--kind", "router")
     assert again.code == 2
-    assert again.err == "error: ni-top-q: exists already and is left as it is; choose another name\n"
+    assert again.err == "error: ni-top-q: exists already and was not changed; choose another name\n"

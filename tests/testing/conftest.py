@@ -1,4 +1,4 @@
-"""Fixtures of this folder."""
+"""Fixtures of the tests in this folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 @pytest.fixture
 def run_pytest() -> Callable[..., tuple[int, str]]:
-    """Runs pytest in a folder, as a plugin's author would; its exit code and what it says."""
+    """Runs pytest in a folder, as the author of a plugin would, and returns its exit code and output."""
 
     def run(folder: Path, *arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        return done.returncode, done.stdout + done.stderr
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        return result.returncode, result.stdout + result.stderr
 
     return run

@@ -1,114 +1,119 @@
-"""The kit passes what is sound, and every check finds a fault that is planted for it."""
+"""Conformance checks: components without faults pass, and every check detects the faults that are planted for it."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ni_framework.contracts import Body
-from ni_framework.registry.file_plugins import forget_files, use_file
-from ni_framework.registry.resolve import forget
-from ni_framework.testing.checks import checks_of
+from ni_framework.registry.file_plugins import add_plugin_file, clear_plugin_files
+from ni_framework.registry.resolve import reset_registry
+from ni_framework.testing.checks import checks_for_kind
 from ni_framework.testing.checks.check import CHECKS
-from ni_framework.testing.conform import outcomes
+from ni_framework.testing.conform import run_checks
 from ni_framework.testing.failures import Failure
 from ni_framework.testing.harness.case import Case
-from ni_framework.testing.sandbox.imports import import_faults, watch_imports
-from ni_framework.testing.selection import case_of, selected
+from ni_framework.testing.sandbox.imports import check_imports, find_import_faults
+from ni_framework.testing.selection import load_case, select_entries
 from ni_framework.testing.workers import zero_pair
-from tests.helpers import planted_faults_more, planted_zero_faults  # noqa: F401  add to the list
-from tests.helpers.planted_faults import PLANTED
-from tests.helpers.sound_components import SOUND
+from tests.helpers import planted_faults_more, planted_zero_faults  # noqa: F401  importing these modules adds to PLANTED_FAULTS
+from tests.helpers.planted_faults import PLANTED_FAULTS
+from tests.helpers.sound_components import SOUND_COMPONENTS
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("cls", SOUND, ids=lambda cls: cls.__name__)
-def test_what_is_sound_passes(cls: type) -> None:
-    """The classes that the faults are planted in."""
-    failed = [outcome.text for outcome in outcomes(Case(cls)) if outcome.verdict == "failed"]
+@pytest.mark.parametrize("cls", SOUND_COMPONENTS, ids=lambda cls: cls.__name__)
+def test_sound_component_passes(cls: type) -> None:
+    """The components that the faults are planted in have no fault themselves."""
+    failed = [outcome.text for outcome in run_checks(Case(cls)) if outcome.verdict == "failed"]
     assert failed == []
 
 
-@pytest.mark.parametrize(("check", "cls", "said"), PLANTED, ids=lambda value: getattr(value, "__name__", None))
-def test_planted_fault(check: str, cls: type, said: str) -> None:
-    """Found by its check, told with why it matters and what mends it."""
+@pytest.mark.parametrize(
+    ("check", "cls", "message"), PLANTED_FAULTS, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_planted_fault(check: str, cls: type, message: str) -> None:
+    """Each fault is detected by its check, and the report explains why it matters and how to fix it."""
     case = Case(cls)
-    outcome = checks_of(case.kind)[check].run(case)
+    outcome = checks_for_kind(case.kind)[check].run(case)
     assert outcome.verdict == "failed", outcome
-    assert said in outcome.message
+    assert message in outcome.message
     assert outcome.text.startswith(f"{check}: ")
     assert "\n  why: " in outcome.text
     assert "\n  fix: " in outcome.text
 
 
 @pytest.mark.parametrize("name", ["Misshapen", "Unbuildable"])
-def test_one_exception_is_one_failure(name: str) -> None:
-    """Told with its line; what could not be tried says so instead of giving other advice."""
-    (cls,) = [cls for _, cls, _ in PLANTED if cls.__name__ == name]
-    found = list(outcomes(Case(cls)))
-    (failed,) = [outcome for outcome in found if outcome.verdict == "failed"]
+def test_exception_fails_one_check(name: str) -> None:
+    """A component that raises fails only the check `runs`, with the line of the exception; other checks are excused."""
+    (cls,) = [cls for _, cls, _ in PLANTED_FAULTS if cls.__name__ == name]
+    outcomes = list(run_checks(Case(cls)))
+    (failed,) = [outcome for outcome in outcomes if outcome.verdict == "failed"]
     assert failed.check.name == "runs"
-    excused = {outcome.message for outcome in found if outcome.verdict == "excused"}
-    assert excused == {"not tried, because the component cannot be built or called"}
+    excused = {outcome.message for outcome in outcomes if outcome.verdict == "excused"}
+    assert excused == {"not checked, because the component cannot be built or called"}
     if name == "Misshapen":
         assert re.search(r" \(planted_faults.py, line \d+\)$", failed.message)
 
 
-@pytest.mark.parametrize("name", ["Ranked", "Wrapped", "Tempered"])
-def test_what_only_two_processes_show(name: str) -> None:
-    """Nothing else is wrong with it, so that no other check finds it."""
-    (cls,) = [cls for _, cls, _ in PLANTED if cls.__name__ == name]
+@pytest.mark.parametrize("name", ["RankDependentBody", "OpaqueInput", "LossWithParameter"])
+def test_fault_in_two_processes_only(name: str) -> None:
+    """Components that fail only in two processes pass all other checks."""
+    (cls,) = [cls for _, cls, _ in PLANTED_FAULTS if cls.__name__ == name]
     case = Case(cls)
-    found = [check.run(case) for check in checks_of(case.kind).values() if check.name != "together"]
-    assert [outcome.text for outcome in found if outcome.verdict == "failed"] == []
+    outcomes = [check.run(case) for check in checks_for_kind(case.kind).values() if check.name != "zero_parity"]
+    assert [outcome.text for outcome in outcomes if outcome.verdict == "failed"] == []
 
 
-def test_what_other_processes_cannot_find() -> None:
-    """Told, not passed."""
+def test_zero_parity_of_local_class() -> None:
+    """A class that other processes cannot import is excused with a reason; the check does not pass."""
 
-    class Local(SOUND[1]):
+    class Local(SOUND_COMPONENTS[1]):
         """Defined in a function."""
 
-    outcome = checks_of("body")["together"].run(Case(Local))
+    outcome = checks_for_kind("body")["zero_parity"].run(Case(Local))
     assert outcome.verdict == "excused"
     assert outcome.message == (
         "other processes cannot find it as tests.testing.test_conformance_checks."
-        "test_what_other_processes_cannot_find.<locals>.Local: define it at the top level of a module"
+        "test_zero_parity_of_local_class.<locals>.Local: define it at the top level of a module"
     )
 
 
-def test_without_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told, with the line that installs it."""
+def test_zero_parity_without_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without deepspeed the check is excused, with the command that installs it."""
     monkeypatch.setattr(zero_pair, "find_spec", lambda name: None)
-    zero_pair.absent.cache_clear()
-    outcome = checks_of("body")["together"].run(Case(SOUND[1]))
-    zero_pair.absent.cache_clear()
-    assert (outcome.verdict, outcome.message) == (
-        "excused",
-        "deepspeed is not installed, with which two processes train: pip install deepspeed",
+    zero_pair.unavailable_reason.cache_clear()
+    outcome = checks_for_kind("body")["zero_parity"].run(Case(SOUND_COMPONENTS[1]))
+    zero_pair.unavailable_reason.cache_clear()
+    assert outcome.verdict == "excused"
+    assert outcome.message == (
+        "deepspeed is not installed, which training in two processes needs: pip install deepspeed"
     )
 
 
-def test_a_component_in_a_file(tmp_path: Path) -> None:
-    """Found by other processes as it is now, also after it has changed."""
+def test_zero_parity_of_plugin_file(tmp_path: Path) -> None:
+    """Other processes load the current content of a plugin file, also after it has changed."""
     path = tmp_path / "odd.py"
     try:
         for factor, verdict in (("1", "passed"), ("(1 + int(os.environ.get('RANK', '0')))", "failed")):
-            path.write_text(ONE_FILE.format(factor=factor))
-            forget_files()
-            use_file(str(path))
-            forget()
-            (entry,) = selected("odd")
-            assert checks_of("type_inference")["together"].run(case_of(entry)).verdict == verdict
+            path.write_text(FILE_COMPONENT.format(factor=factor))
+            clear_plugin_files()
+            add_plugin_file(str(path))
+            reset_registry()
+            (entry,) = select_entries("odd")
+            assert checks_for_kind("type_inference")["zero_parity"].run(load_case(entry)).verdict == verdict
     finally:
-        forget_files()
-        forget()
+        clear_plugin_files()
+        reset_registry()
 
 
-ONE_FILE = """
+FILE_COMPONENT = """
 import os
 from torch import nn
 from ni_framework.contracts import TypeInference
@@ -125,7 +130,7 @@ class Odd(TypeInference):
 """
 
 
-FAULTS = {
+IMPORT_SIDE_EFFECTS = {
     "print('hello')": "prints 'hello'",
     "import os; os.environ['NI_ODD'] = '1'": "changes os.environ",
     "import threading, time\nthreading.Thread(target=time.sleep, args=(1,), daemon=True).start()": "starts threads",
@@ -145,39 +150,40 @@ FAULTS = {
 
 
 def test_imports_with_side_effects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is told of its own module, also where one of them ends the process for all."""
+    """Side effects are reported for the module that has them, even if one module ends the process that imports all."""
     monkeypatch.syspath_prepend(tmp_path)
-    names = [f"odd_{number}" for number in range(len(FAULTS))]
-    for name, source in zip(names, FAULTS, strict=True):
+    names = [f"odd_{number}" for number in range(len(IMPORT_SIDE_EFFECTS))]
+    for name, source in zip(names, IMPORT_SIDE_EFFECTS, strict=True):
         (tmp_path / f"{name}.py").write_text(source)
-    watch_imports(names)
-    for name, said in zip(names, FAULTS.values(), strict=True):
-        assert import_faults(name) == ((said,) if said else ())
+    check_imports(names)
+    for name, (source, fault) in zip(names, IMPORT_SIDE_EFFECTS.items(), strict=True):
+        assert find_import_faults(name) == ((fault,) if fault else ()), source
 
 
-def test_the_check_of_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks at the module that holds the class."""
+def test_imports_check_uses_module_of_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check `imports` imports the module in which the class is defined."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "odd_steps.py").write_text("print('hello')")
-    cls = type("Odd", (SOUND[1],), {"__module__": "odd_steps"})
-    outcome = checks_of("body")["imports"].run(Case(cls))
-    assert (outcome.verdict, outcome.message) == ("failed", "importing odd_steps prints 'hello'")
+    cls = type("Odd", (SOUND_COMPONENTS[1],), {"__module__": "odd_steps"})
+    outcome = checks_for_kind("body")["imports"].run(Case(cls))
+    assert outcome.verdict == "failed"
+    assert outcome.message == "importing odd_steps prints 'hello'"
 
 
-def test_every_check_has_a_planted_fault_and_is_explained() -> None:
-    checks_of("body")
-    assert {check for check, _, _ in PLANTED} | {"imports"} == set(CHECKS)
+def test_every_check_has_planted_fault_and_explanation() -> None:
+    """Each check has a fault that it detects (`imports` is tested above), a reason, a fix and a docstring."""
+    assert {check for check, _, _ in PLANTED_FAULTS} | {"imports"} == set(CHECKS)
     for check in CHECKS.values():
-        assert len(check.why) > 20
-        assert len(check.fix) > 20
-        assert inspect.getdoc(check.look)
+        assert len(check.why) > 20, check.name
+        assert len(check.fix) > 20, check.name
+        assert inspect.getdoc(check.implementation), check.name
 
 
-def test_what_is_no_component() -> None:
+def test_class_that_is_not_a_component() -> None:
     with pytest.raises(Failure) as caught:
         Case(int).kind  # noqa: B018
     assert str(caught.value) == (
-        "<class 'int'> is no component; make it a subclass of one of contracts.{Embedding, TypeInference, Router, Body, "
+        "<class 'int'> is not a component; make it a subclass of one of contracts.{Embedding, TypeInference, Router, Body, "
         "Halting, Linear, Input, Head, Data}"
     )
 
@@ -189,42 +195,42 @@ def test_what_is_no_component() -> None:
     assert str(caught.value) == "Abstract does not define forward"
 
 
-def test_options_that_are_refused() -> None:
-    from ni_standard.routers.kernels import Kernel
+def test_invalid_options() -> None:
+    from ni_standard.routers.kernels import NormalisedKernel
 
     with pytest.raises(Failure) as caught:
-        Case(Kernel, {"truncation": 3.0}).config  # noqa: B018
-    assert str(caught.value) == "its options are refused: truncation: must be at most 2, not 3.0"
+        Case(NormalisedKernel, {"truncation": 3.0}).config  # noqa: B018
+    assert str(caught.value) == "its options are invalid: truncation: must be at most 2, not 3.0"
 
 
-TEST = """
+PLUGIN_TEST = """
 import sys
 sys.path[:0] = [{root!r}]
 from ni_framework.testing import conformance
-from tests.helpers.planted_faults_more import Deaf
-from tests.helpers.sound_components import Steps
+from tests.helpers.planted_faults_more import IgnoresCode
+from tests.helpers.sound_components import CodeShift
 
-test_steps = conformance(Steps)
-test_deaf = conformance(Deaf)
+test_code_shift = conformance(CodeShift)
+test_ignores_code = conformance(IgnoresCode)
 """
 
 
-def test_as_tests_of_a_plugin(tmp_path: Path, run_pytest: object) -> None:
-    """One test a check; a failure is told in words, without a traceback."""
-    (tmp_path / "test_odd.py").write_text(textwrap.dedent(TEST.format(root=str(Path(__file__).parents[2]))))
-    code, said = run_pytest(tmp_path)  # pyright: ignore[reportCallIssue]
+def test_conformance_function(tmp_path: Path, run_pytest: Callable[..., tuple[int, str]]) -> None:
+    """`conformance` makes one test for each check; a failure is reported by its message, without a traceback."""
+    (tmp_path / "test_odd.py").write_text(textwrap.dedent(PLUGIN_TEST.format(root=str(Path(__file__).parents[2]))))
+    code, output = run_pytest(tmp_path)
     assert code == 1
-    assert f"1 failed, {2 * len(checks_of('body')) - 3} passed, 2 skipped" in said
-    assert "gradient: the code gets no gradient\n  why: a parameter without gradient never learns" in said
-    assert "Traceback" not in said
-    assert "def test" not in said
+    assert f"1 failed, {2 * len(checks_for_kind('body')) - 3} passed, 2 skipped" in output
+    assert "gradient: the code gets no gradient\n  why: a parameter without a gradient is never trained" in output
+    assert "Traceback" not in output
+    assert "def test" not in output
 
 
-def test_as_an_option_of_pytest(tmp_path: Path, run_pytest: object) -> None:
-    """Without a test file, by a component's name; an unknown one is an error of usage."""
-    code, said = run_pytest(tmp_path, "--conformance", "type_inference/mlp")  # pyright: ignore[reportCallIssue]
-    assert code == 0, said
-    assert f"{len(checks_of('type_inference')) - 1} passed, 1 skipped" in said
-    code, said = run_pytest(tmp_path, "--conformance", "mlq")  # pyright: ignore[reportCallIssue]
+def test_conformance_option(tmp_path: Path, run_pytest: Callable[..., tuple[int, str]]) -> None:
+    """`--conformance NAME` checks a component without a test file; an unknown name is a usage error."""
+    code, output = run_pytest(tmp_path, "--conformance", "type_inference/mlp")
+    assert code == 0, output
+    assert f"{len(checks_for_kind('type_inference')) - 1} passed, 1 skipped" in output
+    code, output = run_pytest(tmp_path, "--conformance", "mlq")
     assert code == 4
-    assert "there is no component or distribution `mlq`" in said
+    assert "there is no component or distribution `mlq`" in output

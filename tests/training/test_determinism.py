@@ -1,4 +1,4 @@
-"""The same recipe in two fresh processes, whatever Python hashes by."""
+"""The same recipe in two new processes, with different hash seeds of Python."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.checkpoint.test_resume import OVERRIDES, left_behind
-from tests.helpers.small_recipe import TEXT
+import pytest
+
+from tests.checkpoint.test_resume import RANDOM_RUN_OVERRIDES, read_final_state
+from tests.helpers.small_recipe import SMALL_RECIPE_YAML
+
+pytestmark = pytest.mark.slow
 
 
-def test_two_processes(tmp_path: Path) -> None:
-    """Weights, averages, optimizer state, metrics and golden batch are equal to the last bit."""
-    (tmp_path / "small.yaml").write_text(TEXT)
+def test_two_processes_train_bit_identically(tmp_path: Path) -> None:
+    """Weights, EMA, optimizer state, metrics and golden batch are bit-identical."""
+    (tmp_path / "small.yaml").write_text(SMALL_RECIPE_YAML)
     command = [
         sys.executable,
         "-c",
         "from ni_framework.cli import main; main()",
         "train",
         "small.yaml",
-        *OVERRIDES,
+        *RANDOM_RUN_OVERRIDES,
         "train.batch=8",
     ]
-    running = [
+    processes = [
         subprocess.Popen(
             [*command, "--output", name],
             cwd=tmp_path,
@@ -33,7 +37,7 @@ def test_two_processes(tmp_path: Path) -> None:
         )
         for seed, name in enumerate(("one", "two"))
     ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    one, two = (left_behind(tmp_path / name) for name in ("one", "two"))
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    one, two = (read_final_state(tmp_path / name) for name in ("one", "two"))
     assert one == two
     assert len(one[0]) == 4

@@ -9,11 +9,11 @@ import pytest
 from ni_framework.contracts import hookimpl
 from ni_framework.errors import RunError
 from ni_framework.training.train import train
-from tests.helpers.small_recipe import small_recipe
+from tests.helpers.small_recipe import load_small_recipe
 
 
-class Listener:
-    """Collects the warnings of a run."""
+class ProbeWarningCollector:
+    """A listener that collects the warnings of step 0."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -25,9 +25,9 @@ class Listener:
 
 
 def test_all_pairs_closed_ends_the_run(tmp_path: Path) -> None:
-    """With what to do about it."""
+    """The error explains what to do."""
     with pytest.raises(RunError) as caught:
-        train(small_recipe(tmp_path, "model.router.truncation=1.0e-6"), tmp_path / "run")
+        train(load_small_recipe(tmp_path, "model.router.truncation=1.0e-6"), tmp_path / "run")
     assert str(caught.value) == (
         "every pair of function and element is closed at step 0: nothing would be computed and no gradient could open one; "
         "raise model.router.truncation (1.42 opens nearly all pairs, 1.0 half of them)"
@@ -35,13 +35,15 @@ def test_all_pairs_closed_ends_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_sparse_routing_is_loud_and_healthy_routing_is_silent(tmp_path: Path) -> None:
+def test_sparse_routing_warns_and_healthy_routing_does_not(tmp_path: Path) -> None:
     """A truncation of 0.3 leaves nearly all elements without a function."""
-    sparse, healthy = Listener(), Listener()
+    sparse, healthy = ProbeWarningCollector(), ProbeWarningCollector()
     train(
-        small_recipe(tmp_path, "model.router.truncation=0.3", "train.steps=1"), tmp_path / "sparse", listeners=[sparse]
+        load_small_recipe(tmp_path, "model.router.truncation=0.3", "train.steps=1"),
+        tmp_path / "sparse",
+        listeners=[sparse],
     )
-    train(small_recipe(tmp_path, "train.steps=1"), tmp_path / "healthy", listeners=[healthy])
+    train(load_small_recipe(tmp_path, "train.steps=1"), tmp_path / "healthy", listeners=[healthy])
     assert any(
         "are taken by no function" in message and "raise model.router.truncation" in message
         for message in sparse.warnings

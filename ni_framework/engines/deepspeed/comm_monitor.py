@@ -1,4 +1,10 @@
-"""What DeepSpeed sends, counted, how long it waits, and that it does not wait for ever."""
+"""Workaround: DeepSpeed (0.19.8) neither times its communication nor limits how long it waits.
+
+What DeepSpeed does: it sends through its own backend, and makes process groups with torch's default timeout of half an hour.
+What goes wrong: the straggler detector does not see the time spent waiting there, and if one rank ends, the others wait for half
+an hour. How this repairs it: `CommMonitor` takes the place of the backend; it times and counts every operation, and makes groups
+with the timeout of the recipe.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ni_framework.distributed.communicator import Waiting
+from ni_framework.distributed.communicator import WaitTimer
 
-SENT = (
+COLLECTIVES = (
     "all_gather",
     "all_gather_coalesced",
     "all_gather_into_tensor",
@@ -24,49 +30,59 @@ SENT = (
 )
 
 
-class Watched:
-    """Stands before DeepSpeed's backend for messages: times every operation, and counts them by name."""
+class CommMonitor:
+    """Wraps DeepSpeed's communication backend: times every operation, and counts operations by name."""
 
-    def __init__(self, backend: Any, waiting: Waiting, timeout: float) -> None:
-        self.backend, self.waiting, self.counts = backend, waiting, Counter[str]()
-        self.timeout = timeout
+    def __init__(self, backend: Any, wait_timer: WaitTimer, timeout: float) -> None:
+        """Wraps `backend`; waiting is added to `wait_timer`, and new groups have a timeout of `timeout` seconds."""
+        self.backend, self.wait_timer, self.timeout = backend, wait_timer, timeout
+        self.counts = Counter[str]()
 
     def new_group(self, ranks: Any) -> Any:
-        """A group that gives up when ours does: torch lets those of DeepSpeed wait for half an hour otherwise."""
+        """Makes a process group with our timeout."""
         return dist.new_group(ranks, timeout=timedelta(seconds=self.timeout))
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.backend, name)
-        if name not in SENT:
-            return found
+        operation = getattr(self.backend, name)
+        if name not in COLLECTIVES:
+            return operation
 
-        def send(*arguments: Any, **named: Any) -> Any:
+        def call_timed(*arguments: Any, **named: Any) -> Any:
             self.counts[name] += 1
-            with self.waiting():
-                handle = found(*arguments, **named)
-            return _Handle(handle, self.waiting) if hasattr(handle, "wait") else handle
+            with self.wait_timer():
+                handle = operation(*arguments, **named)
+            return _TimedHandle(handle, self.wait_timer) if hasattr(handle, "wait") else handle
 
-        return send
+        return call_timed
 
 
-class _Handle:
-    """Stands before what an operation that goes on has left to wait for."""
+class _TimedHandle:
+    """Wraps the handle of an asynchronous operation, and times how long `wait` takes."""
 
-    def __init__(self, handle: Any, waiting: Waiting) -> None:
-        self.handle, self.waiting = handle, waiting
+    def __init__(self, handle: Any, wait_timer: WaitTimer) -> None:
+        self.handle, self.wait_timer = handle, wait_timer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.handle, name)
 
     def wait(self, *arguments: Any, **named: Any) -> Any:
-        with self.waiting():
+        with self.wait_timer():
             return self.handle.wait(*arguments, **named)
 
 
-def watch(deepspeed: Any, waiting: Waiting, timeout: float) -> Watched:
-    """Puts a watch before DeepSpeed's backend, or gives the one that is there another team's waiting."""
+def monitor_comm(deepspeed: Any, wait_timer: WaitTimer, timeout: float) -> CommMonitor:
+    """Wraps DeepSpeed's backend in a monitor, or gives the existing monitor another timer and timeout.
+
+    Args:
+        deepspeed: The package, as `import_deepspeed` returns it.
+        wait_timer: Adds up the seconds of waiting.
+        timeout: Seconds until an operation of a new process group fails.
+
+    Returns:
+        The monitor.
+    """
     comm = deepspeed.comm.comm
-    if not isinstance(comm.cdb, Watched):
-        comm.cdb = Watched(comm.cdb, waiting, timeout)
-    comm.cdb.waiting, comm.cdb.timeout = waiting, timeout
+    if not isinstance(comm.cdb, CommMonitor):
+        comm.cdb = CommMonitor(comm.cdb, wait_timer, timeout)
+    comm.cdb.wait_timer, comm.cdb.timeout = wait_timer, timeout
     return comm.cdb

@@ -1,4 +1,4 @@
-"""The engine that carries training out with DeepSpeed: any stage of ZeRO, in any number of processes."""
+"""The engine that trains with DeepSpeed: any stage of ZeRO, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -13,217 +13,247 @@ import torch
 from torch import Tensor
 
 from ni_framework.checkpoint.load import check_fit
-from ni_framework.checkpoint.reader import Stored
-from ni_framework.checkpoint.shards import State
+from ni_framework.checkpoint.reader import TensorReader
+from ni_framework.checkpoint.shards import ShardedState
 from ni_framework.contracts import Batch
-from ni_framework.distributed.communicator import Team
-from ni_framework.engines.base import COUNT, Engine, clipped, parts_of, trainable
-from ni_framework.engines.deepspeed.comm_monitor import watch
-from ni_framework.engines.deepspeed.config import check_device, settings_of
-from ni_framework.engines.deepspeed.grad_order import InOrder
-from ni_framework.engines.deepspeed.nvme import check_async_io, folder_for
-from ni_framework.engines.deepspeed.sharded_build import (
-    BuildModel,
-    check_apart,
-    device_of,
-    differentiable,
-    forget,
-    import_deepspeed,
-    spread,
-    without_empty,
-)
-from ni_framework.engines.deepspeed.sharded_parameters import Parameters
-from ni_framework.engines.deepspeed.zero_grads import tied
-from ni_framework.engines.freezing import hold
-from ni_framework.engines.optim import MakeOptimizer, adamw
+from ni_framework.distributed.communicator import Communicator
+from ni_framework.engines.base import EMA_COUNT_KEY, Engine, clip_gradients, trainable_parameters
+from ni_framework.engines.deepspeed.comm_monitor import monitor_comm
+from ni_framework.engines.deepspeed.config import build_deepspeed_config, check_device
+from ni_framework.engines.deepspeed.empty_parameters import empty_parameters_to_buffers
+from ni_framework.engines.deepspeed.global_state import reset_deepspeed_globals
+from ni_framework.engines.deepspeed.grad_norm import GradNormOverride
+from ni_framework.engines.deepspeed.grad_order import GradientOrderer
+from ni_framework.engines.deepspeed.input_grad import require_input_grad
+from ni_framework.engines.deepspeed.nvme_offload.folder import create_swap_dir, prepare_async_io
+from ni_framework.engines.deepspeed.scalar_parameters import exclude_scalars_from_broadcast
+from ni_framework.engines.deepspeed.setup import import_deepspeed, local_device
+from ni_framework.engines.deepspeed.sharded_build import ModelFactory, build_sharded, require_script_local_parameters
+from ni_framework.engines.deepspeed.sharded_parameters import ShardedParameters
+from ni_framework.engines.deepspeed.zero_grads import with_zero_grads
+from ni_framework.engines.freezing import restore_frozen_after_step
+from ni_framework.engines.optim import OptimizerFactory, build_adamw
+from ni_framework.engines.preconditions import micro_batches_per_rank
 from ni_framework.errors import RunError
 from ni_framework.model.compose import build_model
-from ni_framework.model.interpreter import Forward, Interpreter
+from ni_framework.model.interpreter import Interpreter, ModelOutput
 from ni_framework.model.script import Script
 from ni_framework.recipe import Recipe
 
-LEFT_OUT = float("inf")  # a norm with which DeepSpeed takes no step
-
 
 class ZeroEngine(Engine):
-    """DeepSpeed's engine behind the steps that all engines take; its weights are fp32 in every precision, as the local one's.
+    """Runs the shared training step with DeepSpeed's engine. Weights are fp32 in every precision, as in the local engine.
 
-    At stage 3 a script is gathered as a whole, once for all of its iterations. Ours, and not DeepSpeed's, are: what a loss is,
-    which steps are left out, and checkpoints. Source: Rajbhandari et al., "ZeRO" (2020).
+    At stage 3 a script is gathered as a whole, once for all of its iterations. What a loss is, which steps are skipped, and what
+    checkpoints contain is decided here and not by DeepSpeed; the modules of this package named "Workaround" describe what of
+    DeepSpeed is changed for it. Source: Rajbhandari et al., "ZeRO" (2020).
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        team: Team,
-        optimizer: MakeOptimizer = adamw,
+        comm: Communicator,
+        optimizer: OptimizerFactory = build_adamw,
         prepare: Callable[[Interpreter], object] = lambda model: None,
         log: TextIO | None = None,
-        build: BuildModel = build_model,
+        build: ModelFactory = build_model,
     ) -> None:
-        """`prepare` may freeze parameters before anything is made of them; `log` is where DeepSpeed's own goes (None: stderr).
+        """Builds the model and DeepSpeed's engine; all ranks do so together.
 
-        `build` makes the model of a recipe as `build_model` does.
+        Args:
+            recipe: What is trained, and how.
+            comm: The ranks.
+            optimizer: Makes the optimizer.
+            prepare: Called with the model before the optimizer exists; it may freeze parameters.
+            log: Where DeepSpeed's log goes; None for stderr. Files that DeepSpeed writes go to the same folder.
+            build: Builds the model of a recipe, as `build_model` does.
+
+        Raises:
+            RecipeError: The recipe does not suit this machine or the number of ranks.
+            RunError: DeepSpeed cannot be imported, or cannot train this model.
         """
-        deepspeed = import_deepspeed(log or sys.stderr)
-        watch(deepspeed, team.waiting, recipe.engine.timeout)
-        self.stage, self._device = recipe.engine.stage or 0, device_of(team)
-        self._cache = self.stage < 3  # it would keep copies of all scripts' weights until the last one is done
-        check_device(recipe, self._device)
-        self._disk = None
-        if recipe.engine.offload == "nvme":
-            self._disk = folder_for(recipe)
-            check_async_io()
-        where = Path(log.name).parent if log else Path()
-        disk = self._disk and self._disk.name
-        settings = settings_of(recipe, team.size, parts_of(recipe, team.size), where, disk)
+        self.stage = recipe.engine.stage or 0
+        # At stage 3 the cache would keep copies of every script's weights until the last script is done.
+        self._autocast_cache = self.stage < 3
+        deepspeed = self._set_up_deepspeed(recipe, comm, log)
+        settings = self._build_settings(recipe, comm, log)
+        model = self._build_model(deepspeed, recipe, settings, build)
+        prepare(model)
         if self.stage == 3:
-            model = spread(deepspeed, recipe, settings, self._device, build)
+            require_script_local_parameters(model)
+        super().__init__(model, recipe, comm)
+        self._initialize_deepspeed(deepspeed, recipe, settings, optimizer)
+        self.parameters = ShardedParameters(self.deepspeed_engine, self.stage, comm, self._swap_path)
+        if self.frozen_prefix_sizes:
+            restore_frozen_after_step(
+                self.parameters.base_optimizer, lambda: self.parameters.frozen_views(self.frozen_prefix_sizes)
+            )
+        self._gradient_orderer = GradientOrderer(model, self.optimizer) if self.stage in (1, 2) else None
+        self._grad_norm_override = GradNormOverride(self.optimizer, self.stage) if self.stage else None
+        self._ema_weights = self.parameters.copy() if recipe.train.ema_decay else None
+        self._ema_count = 0
+
+    def _set_up_deepspeed(self, recipe: Recipe, comm: Communicator, log: TextIO | None) -> Any:
+        """Imports DeepSpeed, monitors its communication, and prepares device and disk; returns the package."""
+        deepspeed = import_deepspeed(log or sys.stderr)
+        monitor_comm(deepspeed, comm.wait_timer, recipe.engine.timeout)
+        self._device = local_device(comm)
+        check_device(recipe, self._device)
+        self._swap_dir = None
+        if recipe.engine.offload == "nvme":
+            self._swap_dir = create_swap_dir(recipe)
+            prepare_async_io()
+        self._swap_path = self._swap_dir and self._swap_dir.name
+        return deepspeed
+
+    def _build_settings(self, recipe: Recipe, comm: Communicator, log: TextIO | None) -> dict[str, Any]:
+        micro_batches = micro_batches_per_rank(recipe, comm.world_size)
+        log_dir = Path(log.name).parent if log else Path()
+        return build_deepspeed_config(recipe, comm.world_size, micro_batches, log_dir, self._swap_path)
+
+    def _build_model(
+        self, deepspeed: Any, recipe: Recipe, settings: dict[str, Any], build: ModelFactory
+    ) -> Interpreter:
+        """Builds the model: sharded at stage 3, where a script is gathered as a whole, and in full at other stages."""
+        if self.stage == 3:
+            model = build_sharded(deepspeed, recipe, settings, self._device, build)
             deepspeed.utils.set_z3_leaf_modules(model, [Script])
         else:
             model = build(recipe)
-            model.apply(without_empty)
-        prepare(model)
-        if self.stage == 3:
-            check_apart(model)
-        super().__init__(model, recipe, team)
-        for parameter in model.parameters():
-            if not parameter.ndim:
-                parameter.ds_optim_param = True  # pyright: ignore[reportAttributeAccessIssue]  left out of a broadcast that fails
+            model.apply(empty_parameters_to_buffers)
+        return model
+
+    def _initialize_deepspeed(
+        self, deepspeed: Any, recipe: Recipe, settings: dict[str, Any], optimizer: OptimizerFactory
+    ) -> None:
+        """Makes DeepSpeed's engine and optimizer for the model."""
+        exclude_scalars_from_broadcast(self.model)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what torch and pydantic advise DeepSpeed to do
-            self.zero: Any = deepspeed.initialize(
-                model=model, optimizer=lambda _: optimizer(model, recipe.train.optimizer), config=settings
+            # torch and pydantic warn of how DeepSpeed uses them.
+            warnings.simplefilter("ignore")
+            self.deepspeed_engine: Any = deepspeed.initialize(
+                model=self.model, optimizer=lambda _: optimizer(self.model, recipe.train.optimizer), config=settings
             )[0]
-        for script in model.scripts:
-            script.register_forward_pre_hook(differentiable, prepend=True)
-        self.optimizer = self.zero.optimizer
-        self.parameters = Parameters(self.zero, self.stage, team, disk)
-        if self.held:
-            hold(self.parameters.inner, lambda: self.parameters.leading(self.held))
-        self._in_order = InOrder(model, self.optimizer) if self.stage in (1, 2) else None
-        self._norm_of_all = self._judging() if self.stage else None
-        self._averages = self.parameters.copy() if recipe.train.average else None
-        self._count = 0
+        for script in self.model.scripts:
+            script.register_forward_pre_hook(require_input_grad, prepend=True)
+        self.optimizer = self.deepspeed_engine.optimizer
 
     @property
     def device(self) -> torch.device:
         return self._device
 
     def close(self) -> None:
-        """Gives back what DeepSpeed would hold for ever."""
-        self.zero.destroy()
-        forget()
-        if self._disk is not None:
-            self._disk.cleanup()
+        """Destroys DeepSpeed's engine, resets DeepSpeed's global state, and removes the files on the disk."""
+        self.deepspeed_engine.destroy()
+        reset_deepspeed_globals()
+        if self._swap_dir is not None:
+            self._swap_dir.cleanup()
 
     @contextmanager
     def inference(self) -> Iterator[Interpreter]:
-        if self._averages is None or not self._count:
+        if self._ema_weights is None or not self._ema_count:
             yield self.model
             return
-        own = self.parameters.copy()
-        self.parameters.set(self._averages)
+        original_values = self.parameters.copy()
+        self.parameters.set_values(self._ema_weights)
         try:
             yield self.model
         except BaseException:
-            if self.team.size == 1:  # others would wait for what they do not know of; their run ends with this one's
-                self.parameters.set(own)
+            # Several ranks would have to set the values together, but the others have not failed here. Their run ends anyway.
+            if self.comm.world_size == 1:
+                self.parameters.set_values(original_values)
             raise
-        self.parameters.set(own)
+        self.parameters.set_values(original_values)
 
-    def weights(self) -> State:
+    def weights(self) -> ShardedState:
         return self.parameters.state()
 
-    def averages(self) -> State | None:
-        if self._averages is None:
+    def ema_weights(self) -> ShardedState | None:
+        if self._ema_weights is None:
             return None
-        return self.parameters.state(self._averages if self._count else None)
+        return self.parameters.state(self._ema_weights if self._ema_count else None)
 
-    def optimizer_state(self) -> State:
+    def optimizer_state(self) -> ShardedState:
         state = {f"optimizer/{name}": value for name, value in self.parameters.optimizer_state().items()}
-        return state | {COUNT: torch.tensor(self._count)} if self._averages is not None and self.team.leads else state
+        if self._ema_weights is not None and self.comm.is_rank_zero:
+            state[EMA_COUNT_KEY] = torch.tensor(self._ema_count)
+        return state
 
-    def load_weights(self, weights: Stored, averages: Stored | None, folder: Path) -> None:
-        check_fit(weights, self.parameters.wanted(), folder)
+    def load_weights(self, weights: TensorReader, ema_weights: TensorReader | None, folder: Path) -> None:
+        check_fit(weights, self.parameters.expected_state(), folder)
         self.parameters.load(weights)
-        if self._averages is not None and averages is not None:
-            check_fit(averages, self.parameters.wanted(), folder)
-            self._averages = self.parameters.read(averages)
+        if self._ema_weights is not None and ema_weights is not None:
+            check_fit(ema_weights, self.parameters.expected_state(), folder)
+            self._ema_weights = self.parameters.read_values(ema_weights)
 
-    def load_optimizer_state(self, stored: Stored) -> None:
-        self.parameters.load_optimizer_state(stored.under("optimizer"))
-        if self._averages is not None:
-            self._count = int(stored.read(COUNT))
+    def load_optimizer_state(self, stored: TensorReader) -> None:
+        self.parameters.load_optimizer_state(stored.with_prefix("optimizer"))
+        if self._ema_weights is not None:
+            self._ema_count = int(stored.read(EMA_COUNT_KEY))
 
-    def _forward(self, part: Batch, detail: str) -> Forward:
+    def _forward(self, micro_batch: Batch, detail: str) -> ModelOutput:
         with self.autocast():
-            return self.zero(part.inputs, part.mask, tuple(part.targets), detail=detail, key=part.key)
+            return self.deepspeed_engine(
+                micro_batch.inputs, micro_batch.mask, tuple(micro_batch.targets), detail=detail, key=micro_batch.key
+            )
 
     def _backward(self, loss: Tensor) -> None:
-        loss = loss * self.team.size  # of which DeepSpeed takes the mean
-        if self.scale is not None:
+        # DeepSpeed computes the mean over ranks, and the loss is to be summed.
+        loss = loss * self.comm.world_size
+        if self.grad_scaler is not None:
             if self.stage:
-                self.optimizer.override_loss_scale(self.scale.factor)
+                self.optimizer.override_loss_scale(self.grad_scaler.scale)
             else:
-                loss = loss * self.scale.factor
-        if self._in_order is not None:
-            self._in_order.restart()
-        # At stage 3 parameters are not here to be tied; a script, whose parameters come and go as one, needs it not.
-        self.zero.backward(tied(loss, trainable(self.model)) if self.stage < 3 else loss, scale_wrt_gas=False)
-        if self._in_order is not None:
-            self._in_order.end()
-        if not self.zero.is_gradient_accumulation_boundary():
-            self.zero.step()  # which counts
+                loss = loss * self.grad_scaler.scale
+        if self._gradient_orderer is not None:
+            self._gradient_orderer.start_backward()
+        if self.stage < 3:
+            # At stage 3 this is neither possible, since parameters are not gathered here, nor needed, since the parameters of
+            # a script are gathered and reduced together.
+            loss = with_zero_grads(loss, trainable_parameters(self.model))
+        self.deepspeed_engine.backward(loss, scale_wrt_gas=False)
+        if self._gradient_orderer is not None:
+            self._gradient_orderer.finish_backward()
+        if not self.deepspeed_engine.is_gradient_accumulation_boundary():
+            # Within a batch this takes no step, but counts the micro-batch.
+            self.deepspeed_engine.step()
 
-    def _norm(self) -> Tensor:
-        factor = 1.0 if self.scale is None else self.scale.factor
-        if self._norm_of_all is None:
-            return clipped(self.model, self.train.clip, factor)
-        self._verdict = self._norm_of_all()
-        return self._verdict / factor
+    def _grad_norm(self) -> Tensor:
+        loss_scale = 1.0 if self.grad_scaler is None else self.grad_scaler.scale
+        if self._grad_norm_override is None:
+            return clip_gradients(self.model, self.train_config.max_grad_norm, loss_scale)
+        return self._grad_norm_override.measure() / loss_scale
 
-    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+    def _named_gradients(self) -> Iterator[tuple[str, Tensor]]:
         if not self.stage:
-            yield from super()._gradients()
+            yield from super()._named_gradients()
             return
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         groups = self.optimizer.fp16_groups if self.stage == 3 else self.optimizer.params_in_partition
-        for number, pieces in self.optimizer.averaged_gradients.items():
-            for parameter, piece in zip(groups[number], pieces or (), strict=False):  # a last one may be padding
-                yield names[id(parameter)], piece
+        for number, shards in self.optimizer.averaged_gradients.items():
+            for parameter, shard in zip(groups[number], shards or (), strict=False):
+                # There may be one more shard, of padding.
+                yield names[id(parameter)], shard
 
-    def _take(self) -> None:
-        self.zero.step()
-        if not self.zero.was_step_applied():
-            raise RunError("DeepSpeed left out a step that nothing is wrong with; report it to ni-framework")
+    def _optimizer_step(self) -> None:
+        self.deepspeed_engine.step()
+        if not self.deepspeed_engine.was_step_applied():
+            raise RunError("DeepSpeed skipped a step that nothing is wrong with; report this to ni-framework")
 
-    def _drop(self) -> None:
-        if self.stage:
-            self._verdict = torch.tensor(LEFT_OUT)
+    def _skip_step(self) -> None:
+        if self._grad_norm_override is not None:
+            self._grad_norm_override.skip_next_step()
         else:
-            self.zero.zero_grad()  # torch's optimizer passes over parameters without a gradient
-        self.zero.step()
+            # At stage 0 torch's optimizer takes the step; it skips parameters without a gradient.
+            self.deepspeed_engine.zero_grad()
+        self.deepspeed_engine.step()
 
-    def _average(self) -> None:
-        if self._averages is None:
+    def _update_ema(self) -> None:
+        if self._ema_weights is None:
             return
-        factor = self.train.average
-        assert factor is not None
-        weight = 1 - factor if self._count else 1.0
-        for value, average in zip(self.parameters.present(), self._averages, strict=True):
+        decay = self.train_config.ema_decay
+        assert decay is not None
+        weight = 1 - decay if self._ema_count else 1.0
+        for value, average in zip(self.parameters.local_values(), self._ema_weights, strict=True):
             average.lerp_(value, weight)
-        self._count += 1
-
-    def _judging(self) -> Callable[[], Tensor]:
-        """Has DeepSpeed take the norm that was judged, or one with which it leaves the step out, and returns how it finds one."""
-        optimizer = self.optimizer
-        if self.stage == 3:
-            from deepspeed.runtime.utils import combine_grad_norm_groups
-
-            groups = optimizer._get_norm_groups
-            optimizer._get_norm_groups = lambda: [self._verdict]
-            return lambda: combine_grad_norm_groups(groups())
-        norm = optimizer.scaled_global_norm
-        optimizer.scaled_global_norm = lambda norm_type=2: self._verdict
-        return norm
+        self._ema_count += 1

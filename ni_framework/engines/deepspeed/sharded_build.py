@@ -1,162 +1,76 @@
-"""DeepSpeed, imported without a word on stdout, and models spread over processes as they are built."""
+"""Builds a model for ZeRO stage 3: each module is sharded over the ranks as soon as it has its initial values."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import warnings
 from collections.abc import Callable
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ni_framework.distributed.communicator import Team
+from ni_framework.engines.deepspeed.empty_parameters import empty_parameters_to_buffers
+from ni_framework.engines.deepspeed.scalar_parameters import scalars_as_vectors
 from ni_framework.errors import RunError
 from ni_framework.model.compose import build_model
 from ni_framework.model.interpreter import Interpreter
 from ni_framework.recipe import Recipe
 
 
-class BuildModel(Protocol):
-    """Makes the model of a recipe; `settle` is given each module as soon as it has its values."""
+class ModelFactory(Protocol):
+    """Builds the model of a recipe, and calls `on_module_initialized` with each module as soon as it has its values."""
 
-    def __call__(self, recipe: Recipe, *, settle: Callable[[nn.Module], object] | None = None) -> Interpreter: ...
-
-
-def import_deepspeed(log: TextIO) -> Any:
-    """The package; raises `RunError` with the line that installs it where it cannot be imported.
-
-    What it says goes to `log`: stdout is for results. Nothing is compiled.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # Or it starts another program several times a step, to ask for the number of CPUs.
-        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    stdout, sys.stdout = sys.stdout, log  # its log takes what it finds
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import deepspeed
-    except Exception as error:  # a broken one, or one for another torch, fails in any way
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise RunError(
-            f"engine.use: zero needs deepspeed, which cannot be imported ({reason}); pip install --upgrade deepspeed"
-        ) from error
-    finally:
-        sys.stdout = stdout
-    # It calls functions of torch that torch would rather have called by newer names.
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # or messages in shared memory are compiled for a minute
-    )
-    _log_to(log)
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    return deepspeed
+    def __call__(
+        self, recipe: Recipe, *, on_module_initialized: Callable[[nn.Module], object] | None = None
+    ) -> Interpreter: ...
 
 
-def _log_to(log: TextIO) -> None:
-    """Where DeepSpeed's log goes: all of it to a file, warnings to a terminal.
-
-    Not by `setStream`, which flushes the one before, and that may be closed.
-    """
-    level = logging.WARNING if log is sys.stderr else logging.INFO
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(level)
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.setLevel(level)
-            handler.stream = log
-
-
-def device_of(team: Team) -> torch.device:
-    """The GPU of this process, or the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    place, number = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if place >= number:
-        raise RunError(
-            f"process {team.rank} is number {place} on this machine, counted from 0, and there are {number} GPUs; "
-            "start as many processes here as there are GPUs"
-        )
-    device = torch.device("cuda", place)
-    torch.cuda.set_device(device)
-    return device
-
-
-def spread(
-    deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: torch.device, build: BuildModel = build_model
+def build_sharded(
+    deepspeed: Any, recipe: Recipe, settings: dict[str, Any], device: torch.device, build: ModelFactory = build_model
 ) -> Interpreter:
-    """The model of a recipe, of which no process ever holds more than one module: each is divided once it has its values."""
+    """Builds a recipe's model in shards, so that no rank ever holds more than one module's weights in full.
 
-    swapper = None  # one for all: each new one deletes what those before it have put on the disk
+    Args:
+        deepspeed: The package, as `import_deepspeed` returns it.
+        recipe: The recipe of the model.
+        settings: DeepSpeed's configuration.
+        device: The device of this rank, to which buffers are moved.
+        build: Builds the model, as `build_model` does.
 
-    def divide(module: nn.Module) -> None:
+    Returns:
+        The model, whose parameters are sharded over the ranks.
+    """
+    # One swapper for all modules: each new one would delete what the previous ones have written to the disk.
+    swapper = None
+
+    def shard_module(module: nn.Module) -> None:
         nonlocal swapper
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
-        without_empty(module)
-        parameters = list(module.parameters(recurse=False))
-        scalars = [parameter for parameter in parameters if not parameter.ndim]
-        for parameter in scalars:
-            parameter.data = parameter.data.view(1)  # DeepSpeed cannot send one without a dimension
-        if parameters:
-            own = _Own(parameters)
-            swapper = deepspeed.zero.Init(own, config_dict_or_path=settings, param_swapper=swapper).param_swapper
-        for parameter in scalars:
-            parameter.ds_shape = torch.Size(())  # pyright: ignore[reportAttributeAccessIssue]
+        empty_parameters_to_buffers(module)
+        if parameters := list(module.parameters(recurse=False)):
+            with scalars_as_vectors(parameters):
+                holder = _OwnParameters(parameters)
+                swapper = deepspeed.zero.Init(holder, config_dict_or_path=settings, param_swapper=swapper).param_swapper
 
-    return build(recipe, settle=divide)
+    return build(recipe, on_module_initialized=shard_module)
 
 
-def without_empty(module: nn.Module) -> None:
-    """Has a module hold parameters without elements as buffers: DeepSpeed can neither send them nor their gradients."""
-    for name, parameter in list(module._parameters.items()):
-        if parameter is not None and not parameter.numel():
-            del module._parameters[name]
-            module.register_buffer(name, parameter.detach())
-
-
-def check_apart(model: Interpreter) -> None:
-    """Raises `RunError` for a parameter of a script that belongs elsewhere too: it would be taken away with the script."""
-    owners: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        place = ".".join(name.split(".")[: 2 if name.startswith("scripts.") else 1])
-        other = owners.setdefault(id(parameter), place)
-        if other != place:
-            raise RunError(
-                f"engine.stage: 3 divides the model by scripts, and {name} belongs to {other} too; "
-                "use stage 2, or give each a parameter of its own"
-            )
-
-
-class _Own(nn.Module):
-    """A module's own parameters, without those of the modules in it."""
+class _OwnParameters(nn.Module):
+    """Holds a module's own parameters, without those of its submodules: `zero.Init` shards all parameters of a module."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
         self.own = nn.ParameterList(parameters)
 
 
-def differentiable(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Has a script begin with a state that has a gradient: at stage 3 DeepSpeed frees and reduces when one comes back."""
-    x_BVD: Tensor = arguments[0]
-    if x_BVD.requires_grad or not torch.is_grad_enabled():
-        return None
-    return x_BVD.detach().requires_grad_(), *arguments[1:]
-
-
-def forget() -> None:
-    """Clears what outlives a destroyed engine: modules, a cache on a method, torch's linear map, and where the log goes."""
-    from deepspeed.runtime.zero import parameter_offload, partition_parameters, partitioned_param_coordinator
-
-    replaced = partition_parameters.InsertPostInitMethodToModuleSubClasses
-    torch.nn.functional.linear = getattr(replaced, "linear_bk", torch.nn.functional.linear)
-    parameter_offload.FWD_MODULE_STACK.clear()
-    coordinator = partitioned_param_coordinator.PartitionedParameterCoordinator
-    for cell in vars(coordinator)["_PartitionedParameterCoordinator__params_to_release"].__closure__:
-        if hasattr(cell.cell_contents, "cache_clear"):
-            cell.cell_contents.cache_clear()
-    _log_to(sys.stderr)
+def require_script_local_parameters(model: Interpreter) -> None:
+    """Raises `RunError` if a script shares a parameter with another module: it would be freed together with the script."""
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = ".".join(name.split(".")[: 2 if name.startswith("scripts.") else 1])
+        first_owner = owners.setdefault(id(parameter), owner)
+        if first_owner != owner:
+            raise RunError(
+                f"engine.stage: 3 shards the model script by script, and {name} belongs to {first_owner} too; "
+                "use stage 2, or give each a parameter of its own"
+            )

@@ -7,19 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ni_framework.nn.cpu.dispatch import HandWritten, way_back
+from ni_framework.nn.cpu.dispatch import CpuKernel, first_order_backward
 
 
 def dense_attention(
     query_UBVHK: Tensor, key_UBVHK: Tensor, value_UBVHE: Tensor, bias_UBV: Tensor, position_UHVV: Tensor | None
 ) -> Tensor:
-    """`nn.attention.modulated_attention` within each function and sample, [U, B, V, H, E]; the U of positions may be 1."""
+    """Computes `nn.attention.modulated_attention` within each function and sample, [U, B, V, H, E].
+
+    Args:
+        query_UBVHK: queries.
+        key_UBVHK: keys.
+        value_UBVHE: values.
+        bias_UBV: the key bias (`nn.attention.key_bias`).
+        position_UHVV: unscaled logits of positions, [1, H, V, V] if functions share them, or None.
+    """
     return _DenseAttention.apply(query_UBVHK, key_UBVHK, value_UBVHE, bias_UBV, position_UHVV)  # pyright: ignore[reportReturnType]
 
 
-class _DenseAttention(HandWritten):
-    """One function after the other, so that its logits stay in the cache. Heads are read where they lie, in rows [H, K]: a
-    product of matrices needs no copy if only the samples are a batch."""
+class _DenseAttention(CpuKernel):
+    """Computes one function after the other, so that its logits stay in the cache.
+
+    Heads are read in place from rows [H, K]: a batched product needs no copy if the samples are its only batch dimension.
+    """
 
     @staticmethod
     def forward(
@@ -51,34 +61,44 @@ class _DenseAttention(HandWritten):
         return attended_UBVHE
 
     @staticmethod
-    @way_back
+    @first_order_backward
     def backward(ctx: Any, gradient_UBVHE: Tensor) -> tuple[Tensor | None, ...]:
         query_UBVHK, key_UBVHK, value_UBVHE, weight_UHBVV = ctx.saved_tensors
         functions, samples, elements, heads, width = query_UBVHK.shape
-        # Side by side, as the maps that made them may be.
+        # Adjacent columns of one tensor, because the maps that made the rows may be concatenated (`split_columns`).
         widths = [heads * width, heads * width, heads * value_UBVHE.shape[-1]]
-        to_rows = query_UBVHK.new_empty(functions, samples, elements, sum(widths)).split(widths, dim=-1)
-        to_query, to_key, to_value = (rows.unflatten(-1, (heads, -1)) for rows in to_rows)
-        to_bias = query_UBVHK.new_empty(functions, samples, elements)
-        to_position = query_UBVHK.new_zeros(ctx.positions, heads, elements, elements) if ctx.positions else None
-        slope_HBVV = torch.empty_like(weight_UHBVV[0])
-        scratch_BVK, scratch_BVE = (rows.new_empty(samples, elements, rows.shape[-1]) for rows in (to_key, to_value))
+        grad_rows = query_UBVHK.new_empty(functions, samples, elements, sum(widths)).split(widths, dim=-1)
+        grad_query, grad_key, grad_value = (rows.unflatten(-1, (heads, -1)) for rows in grad_rows)
+        grad_bias = query_UBVHK.new_empty(functions, samples, elements)
+        grad_position = query_UBVHK.new_zeros(ctx.positions, heads, elements, elements) if ctx.positions else None
+        grad_logits_HBVV = torch.empty_like(weight_UHBVV[0])
+        scratch_BVK, scratch_BVE = (
+            rows.new_empty(samples, elements, rows.shape[-1]) for rows in (grad_key, grad_value)
+        )
         gradient_UBVHE = gradient_UBVHE.contiguous()
         for function in range(functions):
             query, key, value, gradient, weight_HBVV = (
-                of[function] for of in (query_UBVHK, key_UBVHK, value_UBVHE, gradient_UBVHE, weight_UHBVV)
+                rows[function] for rows in (query_UBVHK, key_UBVHK, value_UBVHE, gradient_UBVHE, weight_UHBVV)
             )
             for head in range(heads):
-                torch.bmm(gradient[:, :, head], value[:, :, head].mT, out=slope_HBVV[head])
-                to_value[function, :, :, head] = torch.bmm(weight_HBVV[head].mT, gradient[:, :, head], out=scratch_BVE)
+                # o_i = sum_j w_ij v_j, so dL/dw_ij = g_i . v_j and dL/dv_j = sum_i w_ij g_i.
+                torch.bmm(gradient[:, :, head], value[:, :, head].mT, out=grad_logits_HBVV[head])
+                grad_value[function, :, :, head] = torch.bmm(
+                    weight_HBVV[head].mT, gradient[:, :, head], out=scratch_BVE
+                )
+            # w = softmax_j(l), so dL/dl_ij = w_ij (dL/dw_ij - sum_k w_ik dL/dw_ik).
             torch.ops.aten._softmax_backward_data.out(
-                slope_HBVV, weight_HBVV, -1, slope_HBVV.dtype, grad_input=slope_HBVV
+                grad_logits_HBVV, weight_HBVV, -1, grad_logits_HBVV.dtype, grad_input=grad_logits_HBVV
             )
-            to_bias[function] = slope_HBVV.sum(dim=2).sum(dim=0)  # faster than over both at once
-            slope_HBVV *= ctx.scale
-            if to_position is not None:
-                to_position[function % len(to_position)] += slope_HBVV.sum(dim=1)
-            for head, slope in enumerate(slope_HBVV):
-                to_query[function, :, :, head] = torch.bmm(slope, key[:, :, head], out=scratch_BVK)
-                to_key[function, :, :, head] = torch.bmm(slope.mT, query[:, :, head], out=scratch_BVK)
-        return to_query, to_key, to_value, to_bias, to_position
+            # l_ij = (q_i . k_j + r_ij) scale + bias_j, so dL/dbias_j = sum over heads and i of dL/dl_ij.
+            # Two sums are faster than one over both dimensions.
+            grad_bias[function] = grad_logits_HBVV.sum(dim=2).sum(dim=0)
+            grad_logits_HBVV *= ctx.scale
+            # dL/dr_ij = sum over samples of scale dL/dl_ij.
+            if grad_position is not None:
+                grad_position[function % len(grad_position)] += grad_logits_HBVV.sum(dim=1)
+            for head, grad_logits in enumerate(grad_logits_HBVV):
+                # dL/dq_i = scale sum_j dL/dl_ij k_j, and dL/dk_j = scale sum_i dL/dl_ij q_i.
+                grad_query[function, :, :, head] = torch.bmm(grad_logits, key[:, :, head], out=scratch_BVK)
+                grad_key[function, :, :, head] = torch.bmm(grad_logits.mT, query[:, :, head], out=scratch_BVK)
+        return grad_query, grad_key, grad_value, grad_bias, grad_position

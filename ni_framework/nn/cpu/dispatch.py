@@ -1,4 +1,4 @@
-"""Where operations written by hand stand in for torch's: on the CPU, where memory traffic costs as much as arithmetic."""
+"""When the kernels of `nn.cpu` replace torch's operations: on the CPU, where memory traffic costs as much as arithmetic."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Numbers in the rows of one function from which it pays to take one function after the other: below, few operations on all at
-# once are faster than many small ones. To measure it again, compare `ni bench` under another value.
-LARGE = 2**17
+# From this number of elements in the rows of one function, it is faster to compute one function after the other. Below it, a
+# few operations on all functions at once are faster than many small ones. To measure it again, run `ni bench` with other values.
+LOOP_MIN_ELEMENTS = 2**17
 
 
-def way_back(backward: Callable[..., Any]) -> Any:
-    """Marks a way back as one that can be gone once, and that no autocast changes wherever it is called from."""
+def first_order_backward(backward: Callable[..., Any]) -> Any:
+    """Wraps a `backward`: it is differentiable once, and always runs with CPU autocast off."""
 
     @once_differentiable
-    def unchanged(ctx: Any, *gradients: Any) -> Any:
+    def wrapped(ctx: Any, *gradients: Any) -> Any:
         if not torch.is_autocast_enabled("cpu"):
             return backward(ctx, *gradients)
         with torch.autocast("cpu", enabled=False):
             return backward(ctx, *gradients)
 
-    return unchanged
+    return wrapped
 
 
-class HandWritten(torch.autograd.Function):
-    """Base of operations whose way back, marked `way_back`, is written by hand too."""
+class CpuKernel(torch.autograd.Function):
+    """Base of operations with a manual `backward`, which `first_order_backward` wraps.
 
-    forward: Any  # each has arguments of its own
+    The comments of each `backward` give the equation of each gradient, with g for the gradient of the output.
+    """
+
+    # Each kernel has its own arguments.
+    forward: Any
     backward: Any
 
 
-def by_hand(*tensors: Tensor) -> bool:
-    """Whether these tensors, of one floating type, are on the CPU and no autocast or compiler rewrites what is done to them.
+def use_cpu_kernels(*tensors: Tensor) -> bool:
+    """Whether these tensors are on the CPU and of one floating type, and neither autocast nor a compiler is active.
 
-    Elsewhere the plain expressions are faster: a GPU wants few large kernels, a compiler fuses by itself.
+    In all other cases the plain expressions are faster: a GPU needs few large kernels, and a compiler fuses operations itself.
     """
     first = tensors[0]
     return (
@@ -49,6 +53,6 @@ def by_hand(*tensors: Tensor) -> bool:
     )
 
 
-def one_by_one(rows_UBVD: Tensor) -> bool:
-    """Whether the rows of one function are so many that one function after the other is faster than all at once."""
-    return rows_UBVD.shape[1:].numel() >= LARGE
+def loop_over_functions(rows_UBVD: Tensor) -> bool:
+    """Whether one function has so many rows that computing one function after the other is faster than all at once."""
+    return rows_UBVD.shape[1:].numel() >= LOOP_MIN_ELEMENTS

@@ -1,4 +1,4 @@
-"""Products with modulated maps, forward and back, written for the CPU."""
+"""Products with modulated maps, forward and backward, written for the CPU."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ni_framework.nn.cpu.dispatch import HandWritten, way_back
+from ni_framework.nn.cpu.dispatch import CpuKernel, first_order_backward
 from ni_framework.nn.modlin import ModulatedMap
 
 
-class Folded:
-    """x (W diag(s_u))^T + b of one function u, with the matrices of all functions at hand.
+class PerFunctionLinear:
+    """x M_u^T + b of one function u, from the matrices M_u = W diag(s_u) of all functions.
 
-    One function after the other is a product large enough for all cores; a batched product gives each core whole matrices, so
-    that some wait where the functions are few.
+    The product of a single function is large enough for all cores. A batched product gives each core whole matrices, so that
+    some cores are idle if there are few functions.
     """
 
     def __init__(self, weight_UED: Tensor, bias_E: Tensor | None) -> None:
         self.weight_UED, self.bias_E = weight_UED, bias_E
-        self.gradients: tuple[Tensor | None, ...] = ()  # of weight and bias, on the way back
+        # Set by `backward`: the gradients of weight and bias.
+        self.gradients: tuple[Tensor | None, ...] = ()
 
     def forward(self, function: int, x_XD: Tensor, out_XE: Tensor) -> None:
-        _product(x_XD, self.weight_UED[function], self.bias_E, out_XE)
+        _linear_into(x_XD, self.weight_UED[function], self.bias_E, out_XE)
 
     @property
     def width(self) -> int:
-        """E."""
+        """E, the number of columns of the result."""
         return self.weight_UED.shape[1]
 
     def backward(
@@ -41,27 +42,38 @@ class Folded:
         add: bool = False,
         row_scale_X1: Tensor | None = None,
     ) -> None:
-        """Gradient of x into `out_XD` (or on top of it), those of weight and bias into this.
+        """Computes the gradient of x in `out_XD`, and those of weight and bias in `gradients`.
 
-        Where the answer is scaled by c afterwards, give c as `row_scale_X1`, c x as x, and the gradient of what is scaled: so
-        W^T g comes out as it is before the scale, which c's own gradient needs.
+        For y = c (M x + b), call it with `row_scale_X1` = c, c x as x, and g = dL/dy. `out_XD` is then M^T g, without the factor
+        c of dL/dx, because the gradient of c needs it like this.
+
+        Args:
+            function: the number u of the function.
+            gradient_XE: g, the gradient of the result.
+            x_XD: x, the input of the forward pass.
+            out_XD: receives the gradient of x.
+            add: whether the gradient of x is added to `out_XD` instead of replacing it.
+            row_scale_X1: c, if the result is scaled by it afterwards.
         """
+        # dL/dx = M^T g.
         if add:
             out_XD.addmm_(gradient_XE, self.weight_UED[function])
         else:
             torch.mm(gradient_XE, self.weight_UED[function], out=out_XD)
         if not self.gradients:
-            to_bias = None if self.bias_E is None else torch.zeros_like(self.bias_E)
-            self.gradients = torch.empty_like(self.weight_UED), to_bias
-        to_weight, to_bias = self.gradients
-        assert to_weight is not None
-        torch.mm(gradient_XE.T, x_XD, out=to_weight[function])
-        if to_bias is not None:
-            to_bias += _total(gradient_XE, row_scale_X1)
+            grad_bias = None if self.bias_E is None else torch.zeros_like(self.bias_E)
+            self.gradients = torch.empty_like(self.weight_UED), grad_bias
+        grad_weight, grad_bias = self.gradients
+        assert grad_weight is not None
+        # dL/dM = sum over rows of g x^T.
+        torch.mm(gradient_XE.T, x_XD, out=grad_weight[function])
+        # dL/db = sum over rows of g (c g with a row scale), over all functions.
+        if grad_bias is not None:
+            grad_bias += _bias_gradient(gradient_XE, row_scale_X1)
 
 
-class Scaled:
-    """(x * s) W^T + b over rows of any functions, each with the scale of its own."""
+class ScaledLinear:
+    """(x * s_u) W^T + b over rows of any functions, each with the scale of its function u."""
 
     def __init__(
         self,
@@ -72,17 +84,19 @@ class Scaled:
         bias_E: Tensor | None,
     ) -> None:
         self.function_P, self.weight_ED, self.scale_UD, self.bias_E = function_P, weight_ED, scale_UD, bias_E
-        self._scratch = scratch  # shared by the maps of one operation, so that it stays in the cache
-        self.gradients: tuple[Tensor | None, ...] = ()  # of weight, scale and bias, on the way back
+        # Shared by the maps of one operation, so that it stays in the cache.
+        self._scratch = scratch
+        # Set by `backward`: the gradients of weight, scale and bias.
+        self.gradients: tuple[Tensor | None, ...] = ()
 
     def forward(self, _: int, x_PD: Tensor, out_PE: Tensor) -> None:
-        (scaled_PD,) = self._room(x_PD, 1)
+        (scaled_PD,) = self._scratch_tensors(x_PD, 1)
         torch.index_select(self.scale_UD, 0, self.function_P, out=scaled_PD)
-        _product(scaled_PD.mul_(x_PD), self.weight_ED, self.bias_E, out_PE)
+        _linear_into(scaled_PD.mul_(x_PD), self.weight_ED, self.bias_E, out_PE)
 
     @property
     def width(self) -> int:
-        """E."""
+        """E, the number of columns of the result."""
         return len(self.weight_ED)
 
     def backward(
@@ -95,91 +109,115 @@ class Scaled:
         add: bool = False,
         row_scale_X1: Tensor | None = None,
     ) -> None:
-        """As in `Folded`. The scaled rows are formed again: that is cheaper than to keep and fetch them."""
-        scale_PD, scaled_PD = self._room(x_PD, 2)
-        torch.index_select(self.scale_UD, 0, self.function_P, out=scale_PD)
-        to_weight = gradient_PE.T @ torch.mul(x_PD, scale_PD, out=scaled_PD)
-        to_scaled_PD = torch.mm(gradient_PE, self.weight_ED, out=scaled_PD)
-        if add:
-            out_PD.addcmul_(to_scaled_PD, scale_PD)
-        else:
-            torch.mul(to_scaled_PD, scale_PD, out=out_PD)
-        to_scale = torch.zeros_like(self.scale_UD).index_add_(0, self.function_P, to_scaled_PD.mul_(x_PD))
-        self.gradients = to_weight, to_scale, None if self.bias_E is None else _total(gradient_PE, row_scale_X1)
+        """Computes gradients as `PerFunctionLinear.backward` does.
 
-    def _room(self, like: Tensor, number: int) -> list[Tensor]:
-        """Memory of this shape, with whatever the last map left in it."""
-        shapes = ((place, *like.shape) for place in range(number))
+        The scaled rows are computed again, which is cheaper than saving and reading them.
+        """
+        scale_PD, scaled_PD = self._scratch_tensors(x_PD, 2)
+        torch.index_select(self.scale_UD, 0, self.function_P, out=scale_PD)
+        # dL/dW = sum over rows of g (x * s)^T.
+        grad_weight = gradient_PE.T @ torch.mul(x_PD, scale_PD, out=scaled_PD)
+        # dL/d(x * s) = W^T g, and dL/dx = s * (W^T g).
+        grad_scaled_PD = torch.mm(gradient_PE, self.weight_ED, out=scaled_PD)
+        if add:
+            out_PD.addcmul_(grad_scaled_PD, scale_PD)
+        else:
+            torch.mul(grad_scaled_PD, scale_PD, out=out_PD)
+        # dL/ds_u = sum over the rows of function u of x * (W^T g).
+        grad_scale = torch.zeros_like(self.scale_UD).index_add_(0, self.function_P, grad_scaled_PD.mul_(x_PD))
+        self.gradients = (
+            grad_weight,
+            grad_scale,
+            None if self.bias_E is None else _bias_gradient(gradient_PE, row_scale_X1),
+        )
+
+    def _scratch_tensors(self, like: Tensor, number: int) -> list[Tensor]:
+        """Returns tensors of this shape; their values are undefined."""
+        shapes = ((slot, *like.shape) for slot in range(number))
         return [self._scratch.setdefault(shape, like.new_empty(0)).resize_(shape[1:]) for shape in shapes]
 
 
 def grouped_product(x_UXD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
-    """x W_u^T + b for each function u, [U, X, E]; where x has a single U, all functions read the same."""
+    """Returns x_u M_u^T + b for each function u, [U, X, E].
+
+    Args:
+        x_UXD: the rows of each function, or [1, X, D] if all functions read the same rows.
+        weight_UED: the matrices M_u.
+        bias_E: the bias of all functions, or None.
+    """
     return _GroupedProduct.apply(x_UXD, weight_UED, bias_E)  # pyright: ignore[reportReturnType]
 
 
-class _GroupedProduct(HandWritten):
+class _GroupedProduct(CpuKernel):
     @staticmethod
     def forward(ctx: Any, x_UXD: Tensor, weight_UED: Tensor, bias_E: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_UXD, weight_UED, bias_E)
-        linear = Folded(weight_UED, bias_E)
+        linear = PerFunctionLinear(weight_UED, bias_E)
         y_UXE = x_UXD.new_empty(len(weight_UED), x_UXD.shape[1], linear.width)
         for function, y_XE in enumerate(y_UXE):
             linear.forward(function, x_UXD[function % len(x_UXD)], y_XE)
         return y_UXE
 
     @staticmethod
-    @way_back
+    @first_order_backward
     def backward(ctx: Any, gradient_UXE: Tensor) -> tuple[Tensor | None, ...]:
         x_UXD, weight_UED, bias_E = ctx.saved_tensors
-        linear, to_x = Folded(weight_UED, bias_E), x_UXD.new_empty(x_UXD.shape)
+        # Rows that all functions read get the sum over functions of M_u^T g_u.
+        linear, grad_x = PerFunctionLinear(weight_UED, bias_E), x_UXD.new_empty(x_UXD.shape)
         for function, gradient_XE in enumerate(gradient_UXE.contiguous()):
-            place = function % len(x_UXD)
-            linear.backward(function, gradient_XE, x_UXD[place], to_x[place], add=function >= len(x_UXD))
-        return to_x, *linear.gradients
+            row = function % len(x_UXD)
+            linear.backward(function, gradient_XE, x_UXD[row], grad_x[row], add=function >= len(x_UXD))
+        return grad_x, *linear.gradients
 
 
 def scaled_product(x_PD: Tensor, function_P: Tensor, maps: Sequence[ModulatedMap]) -> Tensor:
-    """W (x * s_u) + b of several maps side by side, [P, E]; `function_P` says whose scale a row takes."""
-    flat = [tensor for of in maps for tensor in of]
+    """Returns the concatenated results W (x * s_u) + b of several maps, [P, E].
+
+    Args:
+        x_PD: the rows.
+        function_P: the function u of each row, whose scale it gets.
+        maps: the maps; E is the sum of their widths.
+    """
+    flat = [tensor for modulated_map in maps for tensor in modulated_map]
     return _ScaledProduct.apply(x_PD, function_P, *flat)  # pyright: ignore[reportReturnType]
 
 
-class _ScaledProduct(HandWritten):
+class _ScaledProduct(CpuKernel):
     @staticmethod
     def forward(ctx: Any, x_PD: Tensor, function_P: Tensor, *flat: Tensor | None) -> Tensor:
-        maps = scaled_maps(function_P, flat)
+        maps = build_scaled_maps(function_P, flat)
         widths = [linear.width for linear in maps]
         y_PE = x_PD.new_empty(len(x_PD), sum(widths))
-        for linear, part in zip(maps, y_PE.split(widths, dim=1), strict=True):
-            linear.forward(0, x_PD, part)
+        for linear, columns in zip(maps, y_PE.split(widths, dim=1), strict=True):
+            linear.forward(0, x_PD, columns)
         ctx.save_for_backward(x_PD, function_P, *flat)
         return y_PE
 
     @staticmethod
-    @way_back
+    @first_order_backward
     def backward(ctx: Any, gradient_PE: Tensor) -> tuple[Tensor | None, ...]:
         x_PD, function_P, *flat = ctx.saved_tensors
-        maps = scaled_maps(function_P, flat)
-        to_x = torch.empty_like(x_PD)
+        maps = build_scaled_maps(function_P, flat)
+        # dL/dx is the sum over maps of s * (W^T g).
+        grad_x = torch.empty_like(x_PD)
         parts = gradient_PE.split([linear.width for linear in maps], dim=1)
         for number, (linear, part) in enumerate(zip(maps, parts, strict=True)):
-            linear.backward(0, part, x_PD, to_x, add=number > 0)
-        return to_x, None, *(gradient for linear in maps for gradient in linear.gradients)
+            linear.backward(0, part, x_PD, grad_x, add=number > 0)
+        return grad_x, None, *(gradient for linear in maps for gradient in linear.gradients)
 
 
-def scaled_maps(function_P: Tensor, flat: Sequence[Any]) -> list[Scaled]:
-    """The maps of one operation, from weight, scale and bias of one after the other."""
+def build_scaled_maps(function_P: Tensor, flat: Sequence[Any]) -> list[ScaledLinear]:
+    """Builds the maps of one operation from a flat list: weight, scale and bias of the first map, then of the second ..."""
     scratch: dict[tuple[int, ...], Tensor] = {}
-    return [Scaled(function_P, scratch, *flat[place : place + 3]) for place in range(0, len(flat), 3)]
+    return [ScaledLinear(function_P, scratch, *flat[place : place + 3]) for place in range(0, len(flat), 3)]
 
 
-def _product(x_XD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, out_XE: Tensor) -> None:
+def _linear_into(x_XD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, out_XE: Tensor) -> None:
     if bias_E is None:
         torch.mm(x_XD, weight_ED.T, out=out_XE)
     else:
         torch.addmm(bias_E, x_XD, weight_ED.T, out=out_XE)
 
 
-def _total(gradient_XE: Tensor, row_scale_X1: Tensor | None) -> Tensor:
+def _bias_gradient(gradient_XE: Tensor, row_scale_X1: Tensor | None) -> Tensor:
     return gradient_XE.sum(dim=0) if row_scale_X1 is None else gradient_XE.T.mv(row_scale_X1.squeeze(1))

@@ -1,4 +1,4 @@
-"""Rows in another order."""
+"""A permutation of rows whose backward pass is a selection."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ from typing import Any
 
 from torch import Tensor
 
-from ni_framework.nn.cpu.dispatch import HandWritten, way_back
+from ni_framework.nn.cpu.dispatch import CpuKernel, first_order_backward
 
 
-def permuted(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
-    """Rows [R, ...] in the order [R], of which `back` [R] is the inverse.
+def permute_rows(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """Returns the rows in another order.
 
-    The way back is a selection too: torch, which knows of no inverse, would add row by row.
+    The backward pass is a selection, too. Torch does not have the inverse, and would add the gradient row by row.
+
+    Args:
+        rows: [R, ...].
+        order: [R], the row that comes to each place.
+        inverse: [R], the inverse permutation.
     """
-    return _Permuted.apply(rows, order, back)  # pyright: ignore[reportReturnType]
+    return _PermuteRows.apply(rows, order, inverse)  # pyright: ignore[reportReturnType]
 
 
-class _Permuted(HandWritten):
+class _PermuteRows(CpuKernel):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
+    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
         return rows.index_select(0, order)
 
     @staticmethod
-    @way_back
+    @first_order_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return gradient.index_select(0, back), None, None
+        (inverse,) = ctx.saved_tensors
+        # y_n = x_order(n), so dL/dx_n = g_inverse(n).
+        return gradient.index_select(0, inverse), None, None

@@ -1,4 +1,4 @@
-"""Several tensors side by side in one, without a copy on the way forward or back."""
+"""A split of columns without a copy in the forward or the backward pass."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ni_framework.nn.cpu.dispatch import HandWritten, by_hand, way_back
+from ni_framework.nn.cpu.dispatch import CpuKernel, first_order_backward, use_cpu_kernels
 
 
-def side_by_side(rows: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
-    """The parts [..., width] of rows [..., sum of widths], as views.
+def split_columns(rows: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    """Returns the parts [..., width] of rows [..., sum of widths], as views.
 
-    Gradients that come back as parts of one tensor are taken as that tensor; torch's own split would copy them together.
+    If the gradients of the parts are adjacent columns of one tensor, that tensor is the gradient of the rows; torch's own split
+    would copy them into a new tensor.
     """
-    if not by_hand(rows):
+    if not use_cpu_kernels(rows):
         return rows.split(tuple(widths), dim=-1)
-    return _SideBySide.apply(rows, tuple(widths))  # pyright: ignore[reportReturnType]
+    return _SplitColumns.apply(rows, tuple(widths))  # pyright: ignore[reportReturnType]
 
 
-class _SideBySide(HandWritten):
+class _SplitColumns(CpuKernel):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
         return rows.split(widths, dim=-1)
 
     @staticmethod
-    @way_back
+    @first_order_backward
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # dL/drows is the concatenation of the gradients of the parts.
         first, width = gradients[0], sum(gradient.shape[-1] for gradient in gradients)
-        whole = first.as_strided((*first.shape[:-1], width), first.stride()) if _adjacent(gradients, width) else None
-        return torch.cat(gradients, dim=-1) if whole is None else whole, None
+        joined = (
+            first.as_strided((*first.shape[:-1], width), first.stride()) if _are_adjacent(gradients, width) else None
+        )
+        return torch.cat(gradients, dim=-1) if joined is None else joined, None
 
 
-def _adjacent(parts: Sequence[Tensor], width: int) -> bool:
-    """Whether parts lie one after the other in the rows of one tensor of this width."""
-    first, place = parts[0], parts[0].storage_offset()
-    for part in parts:
-        same_memory = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if not same_memory or part.storage_offset() != place or part.stride() != first.stride() or part.stride(-1) != 1:
+def _are_adjacent(tensors: Sequence[Tensor], width: int) -> bool:
+    """Whether the tensors are adjacent columns, in this order, of one tensor of this width."""
+    first, offset = tensors[0], tensors[0].storage_offset()
+    for tensor in tensors:
+        same_memory = tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if (
+            not same_memory
+            or tensor.storage_offset() != offset
+            or tensor.stride() != first.stride()
+            or tensor.stride(-1) != 1
+        ):
             return False
-        place += part.shape[-1]
+        offset += tensor.shape[-1]
     return first.stride(-2) == width

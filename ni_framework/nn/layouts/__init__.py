@@ -1,1 +1,1 @@
-"""Layouts of the pairs of function and element: all pairs (dense), or the open ones only (packed)."""
+"""Layouts of the pairs of function and element: all pairs (dense), or open pairs only (packed)."""

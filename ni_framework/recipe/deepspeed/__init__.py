@@ -1,1 +1,1 @@
-"""DeepSpeed settings that a recipe may hold: known, rejected, and checked against one another."""
+"""DeepSpeed's settings in a recipe: the accepted keys, the rejected keys, and the rules between keys."""

@@ -1,7 +1,8 @@
-"""`engine.deepspeed`: those of DeepSpeed's own settings that a recipe may pass on, under DeepSpeed's own names.
+"""`engine.deepspeed`: DeepSpeed's own settings that a recipe can pass on, under DeepSpeed's own names.
 
-A key that is not given is left to DeepSpeed. What it refuses stands in `deepspeed_refused.py`, what does not suit the
-stage or another key in `rules.py`; `tests/recipe/test_deepspeed_keys.py` compares all with DeepSpeed itself.
+A key that the recipe does not give keeps DeepSpeed's default. Keys that are not accepted are listed in `rejected.py`,
+conflicts with the stage or with other keys in `rules.py`. `tests/recipe/test_deepspeed_keys.py` compares all of them with
+DeepSpeed itself.
 """
 
 from __future__ import annotations
@@ -13,204 +14,208 @@ from typing import Any, Literal
 import attrs
 
 from ni_framework.options import config, option
-from ni_framework.recipe.deepspeed import rejected as refused
-from ni_framework.recipe.validate.fields import Passed, fields_of
+from ni_framework.recipe.deepspeed import rejected
+from ni_framework.recipe.validate.fields import PassThroughConfig, fields_of
 
-FLOPS = "flops.txt"
+FLOPS_FILE = "flops.txt"
 
 
 @config
-class OffloadOptimizer(Passed):
-    """How the optimizer's state is kept where `engine.offload` puts it."""
+class OffloadOptimizer(PassThroughConfig):
+    """How the optimizer state is stored where `engine.offload` puts it."""
 
-    REFUSED = refused.OFFLOAD_OPTIMIZER
+    REJECTED = rejected.REJECTED_OFFLOAD_OPTIMIZER
 
     pin_memory: bool | None = option(default=None, help="whether memory is page-locked, which is faster to copy")
     buffer_count: int | None = option(
         default=None, help="buffers between disk and memory; AdamW needs 4: weight, gradient and two moments", ge=4
     )
-    pipeline_read: bool | None = option(default=None, help="whether the next tile is read while one is computed")
-    pipeline_write: bool | None = option(default=None, help="whether the last tile is written while one is computed")
+    pipeline_read: bool | None = option(default=None, help="whether the next tile is read while one is updated")
+    pipeline_write: bool | None = option(default=None, help="whether the last tile is written while one is updated")
     fast_init: bool | None = option(default=None, help="whether the state on the disk is set up faster")
 
 
 @config
-class OffloadParam(Passed):
-    """How weights are kept where `engine.offload` puts them."""
+class OffloadParam(PassThroughConfig):
+    """How weights are stored where `engine.offload` puts them."""
 
-    REFUSED = refused.OFFLOAD_PARAM
+    REJECTED = rejected.REJECTED_OFFLOAD_PARAM
 
     pin_memory: bool | None = option(default=None, help="whether memory is page-locked, which is faster to copy")
     buffer_count: int | None = option(default=None, help="buffers between disk and memory", ge=1)
-    buffer_size: int | None = option(default=None, help="elements that such a buffer holds", ge=1)
-    max_in_cpu: int | None = option(default=None, help="elements of weights kept in memory beside the disk", ge=0)
+    buffer_size: int | None = option(default=None, help="elements of each buffer", ge=1)
+    max_in_cpu: int | None = option(default=None, help="elements of weights that stay in memory", ge=0)
 
 
 @config
-class ZeroOptimization(Passed):
-    """How what `engine.stage` divides is moved between processes."""
+class ZeroOptimization(PassThroughConfig):
+    """How shards are communicated between processes (`engine.stage`)."""
 
-    REFUSED = refused.ZERO
+    REJECTED = rejected.REJECTED_ZERO
 
     contiguous_gradients: bool | None = option(
-        default=None, help="whether gradients are copied into one buffer as they are made"
+        default=None, help="whether gradients are copied into one buffer as they are computed"
     )
     reduce_scatter: bool | None = option(
-        default=None, help="whether each process is sent its own part of the gradients alone"
+        default=None, help="whether each process receives only its own shard of the gradients"
     )
-    reduce_bucket_size: int | None = option(
-        default=None, help="elements of gradients that are averaged at a time", ge=1
-    )
+    reduce_bucket_size: int | None = option(default=None, help="elements of gradients that are reduced at a time", ge=1)
     use_multi_rank_bucket_allreduce: bool | None = option(
-        default=None, help="whether the parts of all processes are averaged in one operation"
+        default=None, help="whether the shards of all processes are reduced in one operation"
     )
     allgather_bucket_size: int | None = option(
         default=None, help="elements of weights that are gathered at a time; an even number", ge=2
     )
-    overlap_comm: bool | None = option(default=None, help="whether gradients travel while others are computed")
+    overlap_comm: bool | None = option(
+        default=None, help="whether gradients are communicated while others are computed"
+    )
     ignore_unused_parameters: bool | None = option(
-        default=None, help="whether a weight without a gradient is let pass, with `offload`"
+        default=None, help="whether a weight without a gradient is accepted, with `offload`"
     )
     round_robin_gradients: bool | None = option(
-        default=None, help="whether processes copy parts of the gradients to memory in turn"
+        default=None, help="whether processes copy gradients to memory in round-robin order"
     )
     parameter_alignment: bool | None = option(
         default=None, help="whether each weight starts at a multiple of 16 bytes; takes more memory"
     )
-    offload_optimizer: OffloadOptimizer | None = option(default=None, help="how the optimizer's state is put elsewhere")
-    offload_param: OffloadParam | None = option(default=None, help="how weights are put elsewhere")
+    offload_optimizer: OffloadOptimizer | None = option(default=None, help="how the optimizer state is offloaded")
+    offload_param: OffloadParam | None = option(default=None, help="how weights are offloaded")
     sub_group_size: int | None = option(default=None, help="elements of weights that a step updates at a time", ge=1)
     stage3_prefetch_bucket_size: int | None = option(
-        default=None, help="elements of weights that are fetched before they are used", ge=0
+        default=None, help="elements of weights that are gathered before they are used", ge=0
     )
     stage3_param_persistence_threshold: int | None = option(
-        default=None, help="weights of fewer elements are never divided", ge=0
+        default=None, help="weights with fewer elements are not sharded", ge=0
     )
     stage3_model_persistence_threshold: int | None = option(
-        default=None, help="elements that are not divided because of that, at most", ge=0
+        default=None, help="largest number of elements that are not sharded for that reason", ge=0
     )
     stage3_max_live_parameters: int | None = option(
-        default=None, help="elements of weights that are whole at the same time, at most", ge=0
+        default=None, help="largest number of elements of weights that are gathered at the same time", ge=0
     )
     stage3_max_reuse_distance: int | None = option(
-        default=None, help="weights that are used again within so many elements stay whole", ge=0
+        default=None, help="weights that are used again within so many elements stay gathered", ge=0
     )
     stage3_use_all_reduce_for_fetch_params: bool | None = option(
-        default=None, help="whether weights are fetched by a sum, which takes less of the processor's time"
+        default=None, help="whether weights are gathered by an all-reduce, which takes less CPU time"
     )
     stage3_allgather_sequential: bool | None = option(
-        default=None, help="whether weights are fetched one by one, which takes less memory"
+        default=None, help="whether weights are gathered one by one, which takes less memory"
     )
     zero_hpz_partition_size: int | None = option(
-        default=None, help="processes that hold a second copy of the weights together: those of one machine", ge=1
+        default=None, help="processes that store a second copy of the weights together: those of one machine", ge=1
     )
     zero_quantized_weights: bool | None = option(
-        default=None, help="whether weights travel in 8 bits; needs GPUs and changes the numbers"
+        default=None, help="whether weights are communicated in 8 bits; needs GPUs and changes the results"
     )
     zero_quantized_gradients: bool | None = option(
-        default=None, help="whether gradients travel in 4 bits; needs GPUs and changes the numbers"
+        default=None, help="whether gradients are communicated in 4 bits; needs GPUs and changes the results"
     )
     memory_efficient_linear: bool | None = option(
-        default=None, help="whether linear maps keep no weights for the way back"
+        default=None, help="whether linear layers save no weights for the backward pass"
     )
     log_trace_cache_warnings: bool | None = option(
-        default=None, help="whether the log tells when weights come in another order than before"
+        default=None, help="whether the log reports weights that are used in a different order than before"
     )
     enable_sanity_checks: bool | None = option(
-        default=None, help="whether processes compare what they are about to exchange; slow"
+        default=None, help="whether processes compare what they are about to communicate; slow"
     )
 
 
 @config
-class Aio(Passed):
+class Aio(PassThroughConfig):
     """How a disk is read and written, with `offload: nvme`."""
 
     block_size: int | None = option(default=None, help="bytes of a block", ge=1)
-    queue_depth: int | None = option(default=None, help="blocks on their way at the same time", ge=1)
-    intra_op_parallelism: int | None = option(default=None, help="threads that share a tensor", ge=1)
-    single_submit: bool | None = option(default=None, help="whether blocks are handed over one by one")
-    overlap_events: bool | None = option(default=None, help="whether blocks are handed over while others are awaited")
-    use_gds: bool | None = option(default=None, help="whether the disk is read straight into a GPU")
+    queue_depth: int | None = option(default=None, help="blocks that are read or written at the same time", ge=1)
+    intra_op_parallelism: int | None = option(default=None, help="threads for one tensor", ge=1)
+    single_submit: bool | None = option(default=None, help="whether blocks are submitted one by one")
+    overlap_events: bool | None = option(
+        default=None, help="whether blocks are submitted while others are still in progress"
+    )
+    use_gds: bool | None = option(default=None, help="whether the disk is read directly into a GPU (GPUDirect Storage)")
 
 
 @config
-class CommsLogger(Passed):
-    """A log of what processes send each other, for finding what is slow."""
+class CommsLogger(PassThroughConfig):
+    """A log of the communication between processes, for finding what is slow."""
 
     enabled: bool = option(help="whether there is one", example=True)
-    verbose: bool | None = option(default=None, help="whether each operation is told when it is done")
-    prof_all: bool | None = option(default=None, help="whether all operations are told")
-    prof_ops: tuple[str, ...] | None = option(default=None, help="the operations that are, if not all")
-    debug: bool | None = option(default=None, help="whether it is told who called them")
+    verbose: bool | None = option(default=None, help="whether each operation is logged when it is done")
+    prof_all: bool | None = option(default=None, help="whether all operations are logged")
+    prof_ops: tuple[str, ...] | None = option(default=None, help="the operations that are logged, if not all")
+    debug: bool | None = option(default=None, help="whether the caller of each operation is logged")
 
 
 @config
-class FlopsProfiler(Passed):
-    """A count of one step's operations, module by module, in `flops.txt` in the run folder."""
+class FlopsProfiler(PassThroughConfig):
+    """A count of the FLOPs of one step, by module, in `flops.txt` in the run folder."""
 
-    REFUSED = refused.FLOPS_PROFILER
+    REJECTED = rejected.REJECTED_FLOPS_PROFILER
 
     enabled: bool = option(help="whether there is one", example=True)
     profile_step: int | None = option(default=None, help="the step that is counted", ge=1)
-    module_depth: int | None = option(default=None, help="levels of modules that are told; -1: all", ge=-1)
-    top_modules: int | None = option(default=None, help="modules that are told at each level", ge=1)
-    detailed: bool | None = option(default=None, help="whether all modules are told too")
-    recompute_fwd_factor: float | None = option(default=None, help="forward passes that are computed again", ge=0)
+    module_depth: int | None = option(default=None, help="levels of modules that are listed; -1: all", ge=-1)
+    top_modules: int | None = option(default=None, help="modules that are listed at each level", ge=1)
+    detailed: bool | None = option(default=None, help="whether each module is listed too")
+    recompute_fwd_factor: float | None = option(
+        default=None, help="fraction of the forward pass that is computed again in the backward pass", ge=0
+    )
 
 
 @config
-class Throughput(Passed):
-    """DeepSpeed's own clock of samples per second."""
+class Throughput(PassThroughConfig):
+    """DeepSpeed's own measurement of samples per second."""
 
-    enabled: bool | None = option(default=None, help="whether it runs")
+    enabled: bool | None = option(default=None, help="whether it is on")
     synchronized: bool | None = option(default=None, help="whether it waits for the GPU, to be exact")
 
 
 @config
-class Timers(Passed):
-    """DeepSpeed's own clocks."""
+class Timers(PassThroughConfig):
+    """DeepSpeed's own timers."""
 
     throughput: Throughput | None = option(default=None, help="samples per second")
 
 
-# What belongs a level deeper is said to, wherever it is taken for a key of the top.
-_DEEPER = dict.fromkeys(fields_of(ZeroOptimization), ("is a key of `zero_optimization`", "move it there"))
+# A key of `zero_optimization` that is given one level too high is reported as misplaced.
+_MISPLACED_KEYS = dict.fromkeys(fields_of(ZeroOptimization), ("is a key of `zero_optimization`", "move it there"))
 
 
 @config
-class DeepSpeed(Passed):
+class DeepSpeed(PassThroughConfig):
     """DeepSpeed's own settings, under its own names."""
 
-    REFUSED = _DEEPER | refused.TOP
+    REJECTED = _MISPLACED_KEYS | rejected.REJECTED_TOP_LEVEL
 
-    zero_optimization: ZeroOptimization | None = option(default=None, help="how what `stage` divides is moved")
+    zero_optimization: ZeroOptimization | None = option(default=None, help="how shards are communicated")
     communication_data_type: Literal["fp32", "bf16", "fp16"] | None = option(
-        default=None, help="number format in which gradients travel"
+        default=None, help="number format in which gradients are communicated"
     )
     prescale_gradients: bool | None = option(
-        default=None, help="whether gradients are divided before they are added up rather than after"
+        default=None, help="whether gradients are divided before they are summed rather than after"
     )
     gradient_predivide_factor: float | None = option(
-        default=None, help="what gradients are divided by before they are added up, the rest after", gt=0
+        default=None, help="divisor of gradients before they are summed; the rest of the division follows after", gt=0
     )
     wall_clock_breakdown: bool | None = option(
-        default=None, help="whether the log tells the time of each part of a step"
+        default=None, help="whether the log shows the time of each part of a step"
     )
     memory_breakdown: bool | None = option(
-        default=None, help="whether the log tells the memory after each part of a step"
+        default=None, help="whether the log shows the memory after each part of a step"
     )
-    dump_state: bool | None = option(default=None, help="whether the log begins with all that DeepSpeed holds")
+    dump_state: bool | None = option(default=None, help="whether the log begins with the state of the DeepSpeed engine")
     disable_python_gc: bool | None = option(
-        default=None, help="whether Python's search for cycles is off, which is never awaited then"
+        default=None, help="whether Python's cyclic garbage collection is off, so that no step waits for it"
     )
-    comms_logger: CommsLogger | None = option(default=None, help="a log of what processes send each other")
-    flops_profiler: FlopsProfiler | None = option(default=None, help="a count of one step's operations")
-    timers: Timers | None = option(default=None, help="DeepSpeed's own clocks")
+    comms_logger: CommsLogger | None = option(default=None, help="a log of the communication between processes")
+    flops_profiler: FlopsProfiler | None = option(default=None, help="a count of the FLOPs of one step")
+    timers: Timers | None = option(default=None, help="DeepSpeed's own timers")
     aio: Aio | None = option(default=None, help="how a disk is read and written, with `offload: nvme`")
 
 
-def given(deepspeed: DeepSpeed | None, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a recipe gives of DeepSpeed's settings, as DeepSpeed's own configuration; files go to the run's folder."""
+def to_deepspeed_config(deepspeed: DeepSpeed | None, folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of a recipe as DeepSpeed's own configuration; files are written to `folder`, the run folder."""
     if deepspeed is None:
         return {}
     values = attrs.asdict(
@@ -219,9 +224,10 @@ def given(deepspeed: DeepSpeed | None, folder: str | os.PathLike[str]) -> dict[s
         value_serializer=lambda _, __, value: list(value) if isinstance(value, tuple) else value,
     )
     for name in ("comms_logger", "flops_profiler"):
-        # DeepSpeed takes the mere presence of a `comms_logger` for `enabled: true`.
+        # DeepSpeed treats the presence of a `comms_logger` as `enabled: true`.
         if not values.get(name, {}).get("enabled"):
             values.pop(name, None)
-    if "flops_profiler" in values:  # which writes to stdout if it is not told where
-        values["flops_profiler"]["output_file"] = str(Path(folder, FLOPS))
+    if "flops_profiler" in values:
+        # Without a file it writes to stdout.
+        values["flops_profiler"]["output_file"] = str(Path(folder, FLOPS_FILE))
     return values

@@ -1,1 +1,1 @@
-"""Recipes for other tools: a JSON Schema, and a commented recipe to start from."""
+"""What the schema of recipes is written to: a JSON Schema for other tools, and a commented starter recipe."""

@@ -1,4 +1,4 @@
-"""A recipe to start from: what a first one sets, and beside it all else that could be said, as the schema knows it."""
+"""The starter recipe: the keys that a first recipe sets, and all other keys of the schema as comments with their defaults."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
-from ni_framework.recipe.dump import flow, plain_values
-from ni_framework.recipe.parsing.wording import printable
+from ni_framework.recipe.dump import format_flow, to_plain_values
+from ni_framework.recipe.parsing.wording import escape_unprintable
 from ni_framework.recipe.schema import Recipe
-from ni_framework.recipe.validate.fields import Field, fields_of, is_config, members
+from ni_framework.recipe.validate.fields import Field, fields_of, is_config_type, union_members
 
-HEAD = """\
+STARTER_HEADER = """\
 # A Neural Interpreter on real hand-written digits: a minute or two on two CPU cores, about 98 % of the held-out digits.
 #
-#   {check}is it in order, and how large is the model?
+#   {check}check it, and print the size of the model
 #   {train}train it
-#   {show}the same with all defaults
-#   {ls}all components, and the options of one
+#   {show}print it with all defaults
+#   {ls}list all components, and the options of one
 #
-# Lines that begin with # are defaults: take the # away to change them.
+# Lines that begin with # are defaults: remove the # to change them.
 """
-SET: Mapping[str, Any] = {
+STARTER_VALUES: Mapping[str, Any] = {
     "ni": 1,
     "seed": 0,
     "model": {
@@ -41,64 +41,70 @@ SET: Mapping[str, Any] = {
     "data": {"use": "digits"},
     "train": {"steps": 2000, "batch": 32, "optimizer": {"lr": 5.0e-3, "weight_decay": 0.2}},
 }
-FIRST = ("width", "input", "scripts")  # of the model, before the keys of its scripts
-COLUMN, WIDTH = 32, 120
+# Keys of the model that come before the keys of its scripts.
+LEADING_MODEL_KEYS = ("width", "input", "scripts")
+COMMENT_COLUMN, LINE_WIDTH = 32, 120
 
 
-def starter(name: str) -> str:
-    """The text of a recipe for the digits, in a file of this name."""
-    path = printable(shlex.quote(name))  # on one line, whatever a file may be called
+def render_starter_recipe(name: str) -> str:
+    """The text of a recipe for the digits data set, to be written to a file of this name."""
+    # Escaped, so that it stays on one line whatever characters the name has.
+    path = escape_unprintable(shlex.quote(name))
     commands = {verb: f"ni {verb} {path}" for verb in ("check", "train", "show")} | {"ls": "ni ls, ni show kernel"}
-    widest = max(map(len, commands.values())) + 4
-    head = HEAD.format(**{verb: words.ljust(widest) for verb, words in commands.items()})
-    return head + "\n" + "\n".join(_lines(Recipe, SET, "")) + "\n"
+    column = max(map(len, commands.values())) + 4
+    header = STARTER_HEADER.format(**{verb: command.ljust(column) for verb, command in commands.items()})
+    return header + "\n" + "\n".join(_render_config(Recipe, STARTER_VALUES, "")) + "\n"
 
 
-def _lines(cls: type, given: Mapping[str, Any], lead: str) -> Iterator[str]:
-    """A line for each key of a config class, commented out where it is not given."""
+def _render_config(cls: type, values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """A line for each key of a config class, commented out if it has no value in `values`."""
     fields = fields_of(cls)
-    for key in sorted(fields, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST)):
+    for key in sorted(
+        fields, key=lambda key: LEADING_MODEL_KEYS.index(key) if key in LEADING_MODEL_KEYS else len(LEADING_MODEL_KEYS)
+    ):
         field = fields[key]
-        value = given[key] if key in given else _default(field)
-        here = lead if key in given else f"{lead}# "
-        nested = next((item for item in members(field.annotation) if is_config(item)), None)
+        value = values[key] if key in values else _default_value(field)
+        prefix = indent if key in values else f"{indent}# "
+        nested = next((item for item in union_members(field.annotation) if is_config_type(item)), None)
         if nested and isinstance(value, Mapping):
-            yield from _explained(f"{here}{key}:", field)
-            yield from _lines(nested, value, f"{here}  ")
+            yield from _lines_with_help(f"{prefix}{key}:", field)
+            yield from _render_config(nested, value, f"{prefix}  ")
         else:
-            yield from _explained(f"{here}{key}: {_shown(value)}", field)
+            yield from _lines_with_help(f"{prefix}{key}: {_format_inline(value)}", field)
 
 
-def _default(field: Field) -> Any:
-    if field.use is not None:
-        return field.use
-    assert field.attribute.default is not attrs.NOTHING, f"a recipe must say what {field.attribute.name} is"
-    return plain_values(field.attribute.default)
+def _default_value(field: Field) -> Any:
+    if field.default_use is not None:
+        return field.default_use
+    assert field.attribute.default is not attrs.NOTHING, f"the starter recipe must set {field.attribute.name}"
+    return to_plain_values(field.attribute.default)
 
 
-def _shown(value: Any) -> str:
+def _format_inline(value: Any) -> str:
     """A value on one line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
-    return str(flow(value))
+        return "{" + ", ".join(f"{key}: {_format_inline(item)}" for key, item in value.items()) + "}"
+    return str(format_flow(value))
 
 
-def _explained(code: str, field: Field) -> Iterator[str]:
-    """The line with what it is for, in a column of its own."""
-    code = f"{code}  ".ljust(COLUMN)
-    words = textwrap.wrap(
-        f"{code}# {_words(field)}", WIDTH, subsequent_indent=" " * COLUMN + "# ", break_on_hyphens=False
+def _lines_with_help(code: str, field: Field) -> Iterator[str]:
+    """A line of the recipe with its help text in a column to the right, which may continue on further lines."""
+    code = f"{code}  ".ljust(COMMENT_COLUMN)
+    yield from textwrap.wrap(
+        f"{code}# {_help_text(field)}",
+        LINE_WIDTH,
+        subsequent_indent=" " * COMMENT_COLUMN + "# ",
+        break_on_hyphens=False,
     )
-    yield from words
 
 
-def _words(field: Field) -> str:
-    words = field.help or ""
-    for item in members(field.annotation):
+def _help_text(field: Field) -> str:
+    text = field.help or ""
+    for item in union_members(field.annotation):
         if (
             get_origin(item) is Literal
             and len(get_args(item)) > 1
-            and not all(str(it) in words for it in get_args(item))
+            and not all(str(literal) in text for literal in get_args(item))
         ):
-            words += f" ({', '.join(map(str, get_args(item)))})"
-    return words
+            text += f" ({', '.join(map(str, get_args(item)))})"
+    return text

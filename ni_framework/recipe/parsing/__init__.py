@@ -1,1 +1,1 @@
-"""YAML text to a tree of nodes, each with its place in the file."""
+"""Parses YAML text into a tree of nodes, each with its place in the file."""

@@ -1,4 +1,4 @@
-"""What a recipe's text says, before anything knows what it means: a tree in which every part has its place."""
+"""The tree of a recipe's text before it is compared with the schema; every node has its place in the text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class ScalarNode:
 
     value: bool | int | float | str | None
     mark: Mark
-    text: str  # as it stands in the recipe, without its quotes
+    text: str  # as written in the recipe, without its quotes
     quoted: bool = False
 
 
 @attrs.frozen
-class Entry:
-    """A key of a mapping, with its own place, and the value it holds."""
+class MappingEntry:
+    """A key of a mapping, with its own place, and its value."""
 
     mark: Mark
     node: Node
@@ -31,21 +31,20 @@ class Entry:
 class MappingNode:
     """Keys and their values, in the order in which they were written."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, MappingEntry]
     mark: Mark
-    from_path: bool = (
-        False  # built from an override's `a.b.c=`, so it changes a mapping or a list and never replaces one
-    )
+    # True if it comes from the `a.b.c=` of an override: it then changes a mapping or a list and never replaces one.
+    from_path: bool = False
 
     def get(self, key: str) -> Node | None:
-        """The value at a key, None where the key is absent."""
+        """The value at a key; None if the key is absent."""
         entry = self.entries.get(key)
         return entry.node if entry else None
 
 
 @attrs.frozen
 class ListNode:
-    """Values in an order."""
+    """A list of values."""
 
     items: Sequence[Node]
     mark: Mark
@@ -53,7 +52,7 @@ class ListNode:
 
 @attrs.frozen
 class BrokenNode:
-    """A value whose problem is already reported: whoever meets it says nothing more."""
+    """A value whose problem is already recorded, so that nothing more is reported about it."""
 
     mark: Mark
 
@@ -61,21 +60,21 @@ class BrokenNode:
 Node = ScalarNode | MappingNode | ListNode | BrokenNode
 
 
-def size(node: Node) -> int:
-    """The number of nodes in a tree, its keys among them."""
+def count_nodes(node: Node) -> int:
+    """The number of nodes in a tree, keys included."""
     if isinstance(node, MappingNode):
-        return 1 + sum(1 + size(entry.node) for entry in node.entries.values())
+        return 1 + sum(1 + count_nodes(entry.node) for entry in node.entries.values())
     if isinstance(node, ListNode):
-        return 1 + sum(size(item) for item in node.items)
+        return 1 + sum(count_nodes(item) for item in node.items)
     return 1
 
 
-def join(path: str, key: str | int) -> str:
-    """The key path of a part: `model.scripts` and 0 give `model.scripts.0`."""
+def join_path(path: str, key: str | int) -> str:
+    """The key path of an entry or item: `model.scripts` and 0 give `model.scripts.0`."""
     return f"{path}.{key}" if path else str(key)
 
 
 def explicit_use(node: MappingNode) -> str | None:
-    """The component that a mapping names itself, None where it names none."""
+    """The component that a mapping names with `use`; None if it names none."""
     use = node.get("use")
     return use.value if isinstance(use, ScalarNode) and isinstance(use.value, str) else None

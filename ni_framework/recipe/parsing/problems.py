@@ -1,4 +1,4 @@
-"""Collects what is wrong, so that a reader of a recipe learns everything at once."""
+"""Collects problems, so that all of them are reported together."""
 
 from __future__ import annotations
 
@@ -7,67 +7,83 @@ from collections.abc import Sequence
 
 from ni_framework.errors import Mark, PluginError, Problem, RecipeError
 
-LIMIT = 1000  # nobody reads more, and a hostile file could ask for millions
+# More is not useful to anybody, and a hostile file could cause millions.
+MAX_PROBLEMS = 1000
 
 
 _SCRIPT = re.compile(r"model\.scripts\.\d+\.")
 
 
 class Problems:
-    """The problems found so far, of the recipe and of the plugins it needs.
+    """The problems found so far, of the recipe and of the plugins that it needs.
 
-    Scripts inherit the model's own keys, so one wrong key is met again in every script: it is noted once.
+    Scripts inherit the model's own keys, so one wrong key is found again in every script; it is recorded once.
     """
 
     def __init__(self) -> None:
-        self.recipe: list[Problem] = []
-        self.plugin: list[Problem] = []
-        self.unknown: list[Problem] = []  # components that nobody provides
-        self.absent: list[Problem] = []  # distributions that the recipe requires, and that would
-        self._told: set[tuple[str, str, Mark | None]] = set()
+        self.recipe_problems: list[Problem] = []
+        self.plugin_problems: list[Problem] = []
+        # Components that no installed distribution provides.
+        self.unknown_components: list[Problem] = []
+        # Distributions that the recipe requires and that are not installed; they may provide those components.
+        self.missing_distributions: list[Problem] = []
+        self._reported: set[tuple[str, str, Mark | None]] = set()
 
     @property
-    def full(self) -> bool:
-        """Whether more problems than anybody reads were found."""
-        return len(self.recipe) > LIMIT
+    def is_full(self) -> bool:
+        """Whether more than `MAX_PROBLEMS` problems were found."""
+        return len(self.recipe_problems) > MAX_PROBLEMS
 
     def add(self, path: str, message: str, mark: Mark | None, hint: str | None = None, *, absent: bool = False) -> None:
-        """Notes what is wrong with the value at a key path; `absent` where the recipe does not give that value."""
+        """Records a problem with the value at a key path.
+
+        Args:
+            path: The key path; "" if the problem has none.
+            message: What is wrong, as a phrase that follows the key path.
+            mark: The place of the problem.
+            hint: What to do about it.
+            absent: Whether the recipe does not give that value, so that the mark is only the mapping around it.
+        """
         if self._is_new(path, message, None if absent else mark):
-            self.recipe.append(Problem(f"{path}: {message}" if path else message, mark, hint))
+            self.recipe_problems.append(Problem(f"{path}: {message}" if path else message, mark, hint))
 
     def add_plugin(
         self, path: str, message: str, mark: Mark | None, hint: str | None = None, *, absent: bool = False
     ) -> None:
-        """Notes what is wrong with the plugin that a key path asks for."""
+        """Records a problem with the plugin that a key path names; arguments as for `add`."""
         if self._is_new(path, message, None if absent else mark):
-            self.plugin.append(Problem(f"{path}: {message}", mark, hint))
+            self.plugin_problems.append(Problem(f"{path}: {message}", mark, hint))
 
     def add_unknown(self, path: str, message: str, mark: Mark | None, hint: str | None, *, absent: bool) -> None:
-        """Notes that nobody provides the component at a key path."""
+        """Records that no installed distribution provides the component at a key path; arguments as for `add`."""
         if self._is_new(path, message, None if absent else mark):
-            self.unknown.append(Problem(f"{path}: {message}", mark, hint))
+            self.unknown_components.append(Problem(f"{path}: {message}", mark, hint))
 
     def _is_new(self, path: str, message: str, mark: Mark | None) -> bool:
-        told = (_SCRIPT.sub("model.", path), message, mark)
-        if told in self._told:
+        key = (_SCRIPT.sub("model.", path), message, mark)
+        if key in self._reported:
             return False
-        self._told.add(told)
+        self._reported.add(key)
         return True
 
-    def stop_if_any(self) -> None:
-        """Raises everything noted so far; a `PluginError` only where the recipe itself is in order.
+    def raise_if_any(self) -> None:
+        """Raises all recorded problems, as a `PluginError` only if the recipe itself is correct.
 
-        It is in order if it requires a distribution that is absent: that is why a component is unknown.
+        A recipe with an unknown component counts as correct if it requires a distribution that is not installed, because
+        that distribution may provide the component.
         """
-        found = _capped(_sorted([*self.recipe, *self.unknown, *self.plugin, *self.absent]))
-        if self.recipe or (self.unknown and not self.absent):
+        found = _truncate_problems(
+            _sort_problems(
+                [*self.recipe_problems, *self.unknown_components, *self.plugin_problems, *self.missing_distributions]
+            )
+        )
+        if self.recipe_problems or (self.unknown_components and not self.missing_distributions):
             raise RecipeError(found)
         if found:
             raise PluginError(found)
 
 
-def _sorted(problems: Sequence[Problem]) -> list[Problem]:
+def _sort_problems(problems: Sequence[Problem]) -> list[Problem]:
     def place(problem: Problem) -> tuple[str, int, int]:
         mark = problem.mark
         return (mark.source, mark.line, mark.column) if mark else ("", 0, 0)
@@ -75,7 +91,7 @@ def _sorted(problems: Sequence[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=place)
 
 
-def _capped(problems: list[Problem]) -> list[Problem]:
-    if len(problems) <= LIMIT:
+def _truncate_problems(problems: list[Problem]) -> list[Problem]:
+    if len(problems) <= MAX_PROBLEMS:
         return problems
-    return [*problems[:LIMIT], Problem("there are more problems than are shown here")]
+    return [*problems[:MAX_PROBLEMS], Problem("there are more problems than are shown here")]

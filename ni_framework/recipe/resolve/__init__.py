@@ -1,1 +1,1 @@
-"""From the files and overrides of a recipe to one tree: `extends`, merging, scripts."""
+"""Combines the files and overrides of a recipe into one tree: `extends`, merging, scripts."""

@@ -1,77 +1,81 @@
-"""Lays one tree of values over another: what `extends`, overrides and the scripts of a model have in common.
+"""Lays one tree of values over another, for `extends`, for overrides and for the scripts of a model.
 
-Mappings merge key by key, everything else is replaced. Where both name a component and the names differ, the options of
-the old one go with it. A bare name stands for `{use: name}`, as it does everywhere in a recipe.
+Mappings are merged key by key, everything else is replaced. If both name a component and the names differ, the options of
+the replaced component are dropped too. A bare name means `{use: name}`, as everywhere in a recipe.
 """
 
 from __future__ import annotations
 
 from ni_framework.recipe.parsing.nodes import (
     BrokenNode,
-    Entry,
     ListNode,
+    MappingEntry,
     MappingNode,
     Node,
     ScalarNode,
     explicit_use,
-    join,
+    join_path,
 )
 from ni_framework.recipe.parsing.problems import Problems
-from ni_framework.recipe.parsing.wording import shown
-from ni_framework.recipe.resolve.schema_hints import UNKNOWN, Outline
+from ni_framework.recipe.parsing.wording import describe_node
+from ni_framework.recipe.resolve.schema_hints import UNKNOWN_SCHEMA, SchemaHint
 
 
-def merge(base: Node, over: Node, problems: Problems, outline: Outline = UNKNOWN, path: str = "") -> Node:
-    """The base with everything that `over` says laid over it; each part keeps the place where it was written.
+def merge(base: Node, overlay: Node, problems: Problems, schema: SchemaHint = UNKNOWN_SCHEMA, path: str = "") -> Node:
+    """The base with the overlay laid over it; every node keeps the place where it was written.
 
-    `outline` says which component a mapping without `use` means.
+    Args:
+        base: The tree below.
+        overlay: The tree on top, whose values win.
+        problems: Collects what is wrong.
+        schema: The schema at this place, which decides which component a mapping without `use` means.
+        path: The key path of this place.
     """
     if isinstance(base, BrokenNode):
-        return BrokenNode(base.mark) if isinstance(over, MappingNode) else over
-    if isinstance(over, MappingNode) and isinstance(base, ScalarNode) and outline.may_be_name(base):
-        base = _named(base)
-    elif isinstance(over, ScalarNode) and isinstance(base, MappingNode) and outline.may_be_name(over):
-        over = _named(over) if outline.is_choice or "use" in base.entries else over
-    if not isinstance(over, MappingNode):
-        return over
+        return BrokenNode(base.mark) if isinstance(overlay, MappingNode) else overlay
+    if isinstance(overlay, MappingNode) and isinstance(base, ScalarNode) and schema.may_be_name(base):
+        base = _as_use_mapping(base)
+    elif isinstance(overlay, ScalarNode) and isinstance(base, MappingNode) and schema.may_be_name(overlay):
+        overlay = _as_use_mapping(overlay) if schema.is_named_by_use or "use" in base.entries else overlay
+    if not isinstance(overlay, MappingNode):
+        return overlay
     if isinstance(base, MappingNode):
-        return _merge_mappings(base, over, problems, outline, path)
-    if over.from_path and isinstance(base, ListNode):
-        return _merge_items(base, over, problems, outline, path)
-    if over.from_path and isinstance(base, ScalarNode) and base.value is not None:
-        first = next(iter(over.entries.values()))
-        problems.add(path, f"is {shown(base)}, which has no keys to set", first.mark)
-        return BrokenNode(over.mark)
-    return over
+        return _merge_mappings(base, overlay, problems, schema, path)
+    if overlay.from_path and isinstance(base, ListNode):
+        return _merge_items(base, overlay, problems, schema, path)
+    if overlay.from_path and isinstance(base, ScalarNode) and base.value is not None:
+        first_entry = next(iter(overlay.entries.values()))
+        problems.add(path, f"is {describe_node(base)}, which has no keys to set", first_entry.mark)
+        return BrokenNode(overlay.mark)
+    return overlay
 
 
-def _merge_mappings(base: MappingNode, over: MappingNode, problems: Problems, outline: Outline, path: str) -> Node:
-    old, new = outline.use(base), explicit_use(over)
-    if old is not None and new is not None and old != new:
-        return over
+def _merge_mappings(base: MappingNode, overlay: MappingNode, problems: Problems, schema: SchemaHint, path: str) -> Node:
+    base_use, overlay_use = schema.effective_use(base), explicit_use(overlay)
+    if base_use is not None and overlay_use is not None and base_use != overlay_use:
+        return overlay
     entries = dict(base.entries)
-    for key, entry in over.entries.items():
+    for key, entry in overlay.entries.items():
         if key in entries:
-            inside = outline.inside(base, key)
-            node = merge(entries[key].node, entry.node, problems, inside, join(path, key))
-            # An override's path only passes through a key that the file has written.
-            passing = isinstance(entry.node, MappingNode) and entry.node.from_path
-            entries[key] = Entry(entries[key].mark if passing else entry.mark, node)
+            node = merge(entries[key].node, entry.node, problems, schema.at_key(base, key), join_path(path, key))
+            # A key inside the path of an override was written by the file, and keeps the place in the file.
+            is_inside_path = isinstance(entry.node, MappingNode) and entry.node.from_path
+            entries[key] = MappingEntry(entries[key].mark if is_inside_path else entry.mark, node)
         else:
             entries[key] = entry
-    return MappingNode(entries, base.mark if over.from_path else over.mark, base.from_path and over.from_path)
+    return MappingNode(entries, base.mark if overlay.from_path else overlay.mark, base.from_path and overlay.from_path)
 
 
-def _merge_items(base: ListNode, over: MappingNode, problems: Problems, outline: Outline, path: str) -> Node:
+def _merge_items(base: ListNode, overlay: MappingNode, problems: Problems, schema: SchemaHint, path: str) -> Node:
     items = list(base.items)
-    for key, entry in over.entries.items():
+    for key, entry in overlay.entries.items():
         if not (key.isascii() and key.isdigit() and len(key) < 6 and int(key) < len(items)):
-            last = f"its items are 0 to {len(items) - 1}" if items else "it is empty"
-            problems.add(join(path, key), "is not in the list", entry.mark, last)
+            hint = f"its items are 0 to {len(items) - 1}" if items else "it is empty"
+            problems.add(join_path(path, key), "is not in the list", entry.mark, hint)
             continue
-        items[int(key)] = merge(items[int(key)], entry.node, problems, outline.item(), join(path, key))
+        items[int(key)] = merge(items[int(key)], entry.node, problems, schema.at_item(), join_path(path, key))
     return ListNode(items, base.mark)
 
 
-def _named(node: ScalarNode) -> MappingNode:
-    return MappingNode({"use": Entry(node.mark, node)}, node.mark)
+def _as_use_mapping(node: ScalarNode) -> MappingNode:
+    return MappingNode({"use": MappingEntry(node.mark, node)}, node.mark)

@@ -1,141 +1,201 @@
-"""A tree of nodes to frozen values, with every problem noted on the way.
+"""Reads a tree of nodes into frozen values, and records every problem on the way.
 
-Written by hand rather than with cattrs: that stops at the first failing validator of a class and knows no places, and a
-reader of a recipe is owed all problems and the line of each.
+cattrs is not used for this: attrs validators stop at the first failing one of a class and have no places in the text, and
+the reader of a recipe should get all problems, each with its line.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
 from ni_framework.errors import Mark, NIError, OptionError, PluginError, RecipeError
-from ni_framework.options import Choice, violation
-from ni_framework.recipe.parsing.nodes import BrokenNode, Entry, ListNode, MappingNode, Node, ScalarNode, join
+from ni_framework.options import COMPONENT_NAME, ComponentSpec, find_bound_violation
+from ni_framework.recipe.parsing.nodes import (
+    BrokenNode,
+    ListNode,
+    MappingEntry,
+    MappingNode,
+    Node,
+    ScalarNode,
+    join_path,
+)
 from ni_framework.recipe.parsing.parser import MAX_DEPTH
 from ni_framework.recipe.parsing.problems import Problems
-from ni_framework.recipe.parsing.wording import closest, listed, printable, quoted, said, shown
-from ni_framework.recipe.validate.fields import (
-    Field,
-    Refusal,
-    Resolve,
-    fields_of,
-    is_choice,
-    is_config,
-    is_free,
-    is_plain,
-    members,
-    refusals_of,
+from ni_framework.recipe.parsing.wording import (
+    closest_word,
+    describe_node,
+    escape_unprintable,
+    join_backquoted,
+    quote_text,
+    short_error_text,
 )
-from ni_framework.recipe.validate.scalar_types import BROKEN, advice, expected, plain
+from ni_framework.recipe.validate.fields import (
+    ConfigResolver,
+    Field,
+    RejectedKey,
+    fields_of,
+    is_config_type,
+    is_named_by_use,
+    is_open_mapping,
+    is_scalar_type,
+    rejected_keys_of,
+    renamed_keys_of,
+    union_members,
+)
+from ni_framework.recipe.validate.scalar_types import BROKEN, convert_scalar, describe_types, suggest_fix
 
-if TYPE_CHECKING:
-    from ni_framework.recipe.validate.structure import Structure
+# Keys of a mapping that names a component which are not options of the component.
+_SPEC_KEYS = ("use",)
 
 
-class Structure:
-    """Reads nodes into values of declared types, and keeps the place of each."""
+class StructureReader:
+    """Reads nodes into values of declared types, and keeps the place of each value in `marks`, by its key path."""
 
-    def __init__(self, resolve: Resolve, problems: Problems) -> None:
+    def __init__(self, resolve: ConfigResolver, problems: Problems) -> None:
         self.resolve = resolve
         self.problems = problems
         self.marks: dict[str, Mark] = {}
 
-    def value(self, annotation: Any, node: Node, path: str, field: Field) -> Any:
-        """The value of a node as a type reads it, `BROKEN` where something is wrong."""
+    def read_value(self, annotation: Any, node: Node, path: str, field: Field) -> Any:
+        """The value of a node as its annotation reads it.
+
+        Args:
+            annotation: The declared type, which may be a union.
+            node: What the recipe gives.
+            path: The key path of the value, for messages.
+            field: The key whose declaration the annotation belongs to.
+
+        Returns:
+            The value, or `BROKEN` if there is a problem with it, which is then recorded.
+        """
         self.marks[path] = node.mark
         if isinstance(node, BrokenNode):
             return BROKEN
-        types = members(annotation)
+        types = union_members(annotation)
         if isinstance(node, ScalarNode):
-            fitting = [item for item in types if is_plain(item)]
-            # The exact type first, so that 3 stays whole where both kinds of number are welcome.
+            fitting = [item for item in types if is_scalar_type(item)]
+            # The exact type comes first, so that 3 stays a whole number where both kinds of number are accepted.
             for item in sorted(fitting, key=lambda item: item is not type(node.value)):
-                if (value := plain(item, node)) is not BROKEN:
-                    return self._bounded(value, node, path, field)
-            named = [item for item in types if is_choice(item)]
-            if named and isinstance(node.value, str) and str not in types:
-                entries = {"use": Entry(node.mark, node)}
-                return self._collection(named[0], MappingNode(entries, node.mark), path, field)
+                if (value := convert_scalar(item, node)) is not BROKEN:
+                    return self._check_bounds(value, node, path, field)
+            component_types = [item for item in types if is_named_by_use(item)]
+            if component_types and isinstance(node.value, str) and str not in types:
+                entries = {"use": MappingEntry(node.mark, node)}
+                return self._read_mapping(component_types[0], MappingNode(entries, node.mark), path, field)
         elif isinstance(node, ListNode):
             for item in types:
                 if get_origin(item) is tuple:
-                    return self._items(get_args(item), node, path, field)
+                    return self._read_items(get_args(item), node, path, field)
         else:
             for item in types:
-                if item is Choice or is_config(item) or is_free(item):
-                    return self._collection(item, node, path, field)
-        hint = advice(types, node) if isinstance(node, ScalarNode) else None
-        self.problems.add(path, f"must be {expected(types)}, not {shown(node)}", node.mark, hint)
+                if item is ComponentSpec or is_config_type(item) or is_open_mapping(item):
+                    return self._read_mapping(item, node, path, field)
+        hint = suggest_fix(types, node) if isinstance(node, ScalarNode) else None
+        self.problems.add(path, f"must be {describe_types(types)}, not {describe_node(node)}", node.mark, hint)
         return BROKEN
 
-    def config(self, cls: type, node: MappingNode, path: str, *, label: str = "", own: Collection[str] = ()) -> Any:
+    def read_config(
+        self, cls: type, node: MappingNode, path: str, *, label: str = "", loader_keys: Collection[str] = ()
+    ) -> Any:
         """An instance of a config class from the keys of a mapping.
 
-        `label` names the component whose options these are; keys in `own` belong to the loader and not to the class.
+        Args:
+            cls: The config class.
+            node: The mapping.
+            path: The key path of the mapping.
+            label: The component whose options these are, for messages; "" for a section of the recipe.
+            loader_keys: Keys of the mapping that the loader reads and that are not fields of the class.
+
+        Returns:
+            The instance, or `BROKEN`.
         """
-        fields = {name: field for name, field in fields_of(cls).items() if name not in own}
-        self._check_keys(fields, refusals_of(cls), node, path, label, own)
-        values = {}
+        fields = {name: field for name, field in fields_of(cls).items() if name not in loader_keys}
+        self._check_keys(fields, rejected_keys_of(cls), node, path, label, loader_keys)
+        # A key that is given under its old name counts as given: it is not missing, and the class is not built without it.
+        renamed = renamed_keys_of(cls)
+        values = {renamed[key]: BROKEN for key in node.entries if key in renamed}
         for name, field in fields.items():
-            value = self.field(field, node, join(path, name), label)
+            if name in values and node.get(name) is None:
+                continue
+            value = self.read_field(field, node, join_path(path, name), label)
             if value is not attrs.NOTHING:
                 values[name] = value
         return self.build(cls, values, path, node.mark, label)
 
-    def field(self, field: Field, node: MappingNode, path: str, label: str) -> Any:
-        """The value of one key of a mapping, `NOTHING` where it is absent and has a default."""
+    def read_field(self, field: Field, node: MappingNode, path: str, label: str) -> Any:
+        """The value of one key of a mapping.
+
+        Args:
+            field: The key.
+            node: The mapping.
+            path: The key path of the value.
+            label: The component whose option this is, for messages; "" for a section of the recipe.
+
+        Returns:
+            The value; `BROKEN` if there is a problem with it; `attrs.NOTHING` if it is absent and has a default.
+        """
         name = field.attribute.name
-        inner = node.get(name)
-        if inner is not None:
-            return self.value(field.annotation, inner, path, field)
+        value_node = node.get(name)
+        if value_node is not None:
+            return self.read_value(field.annotation, value_node, path, field)
         if field.attribute.default is not attrs.NOTHING:
             return attrs.NOTHING
-        if field.kind and field.use:
-            return read_choice(self, field, MappingNode({}, node.mark), path)
-        needed = f" ({label} needs it)" if label else ""
-        only = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        hint = f"write `{name}: {only[0]}`" if len(only) == 1 else field.help
-        self.problems.add(path, f"is missing{needed}", node.mark, hint, absent=True)
+        if field.kind and field.default_use:
+            return read_component_spec(self, field, MappingNode({}, node.mark), path)
+        needed_by = f" ({label} needs it)" if label else ""
+        literals = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        hint = f"write `{name}: {literals[0]}`" if len(literals) == 1 else field.help
+        self.problems.add(path, f"is missing{needed_by}", node.mark, hint, absent=True)
         return BROKEN
 
     def build(self, cls: type, values: Mapping[str, Any], path: str, mark: Mark, label: str = "") -> Any:
-        """An instance of a config class, `BROKEN` where one of its values is, or where the class itself objects."""
+        """An instance of a config class from its values.
+
+        Args:
+            cls: The config class.
+            values: The values by name; keys with defaults may be absent.
+            path: The key path of the mapping.
+            mark: The place of the mapping.
+            label: The component whose options these are, for messages.
+
+        Returns:
+            The instance; `BROKEN` if one of the values is broken, or if the class rejects them.
+        """
         if any(value is BROKEN for value in values.values()):
             return BROKEN
         aliases = {name: field.attribute.alias or name for name, field in fields_of(cls).items()}
         try:
             return cls(**{aliases[name]: value for name, value in values.items()})
         except OptionError as error:
-            for fault in (error, *error.also):
-                where = join(path, fault.option) if fault.option else path
-                self.problems.add(where, fault.message, self.nearest(where, mark), fault.hint)
+            for fault in (error, *error.others):
+                where = join_path(path, fault.option) if fault.option else path
+                self.problems.add(where, fault.message, self.nearest_mark(where, mark), fault.hint)
         except NIError as error:
             self.problems.add(path, str(error), mark)
-        except Exception as error:  # a component's own code, of which nothing is known
-            what = f"{label or cls.__name__} failed on its options"
-            self.problems.add_plugin(path, f"{what}: {type(error).__name__}: {said(error)}", mark)
+        except Exception as error:  # The code of a component may raise anything.
+            failure = f"{label or cls.__name__} failed on its options"
+            self.problems.add_plugin(path, f"{failure}: {type(error).__name__}: {short_error_text(error)}", mark)
         return BROKEN
 
-    def nearest(self, path: str, otherwise: Mark) -> Mark:
-        """The place of a key path, or of the nearest part around it that the recipe gives."""
+    def nearest_mark(self, path: str, default: Mark) -> Mark:
+        """The place of a key path, or of the nearest mapping or list around it that the recipe gives."""
         while path:
             if path in self.marks:
                 return self.marks[path]
             path = path.rpartition(".")[0]
-        return otherwise
+        return default
 
-    def _bounded(self, value: Any, node: ScalarNode, path: str, field: Field) -> Any:
-        if "bounds" in field.attribute.metadata and (message := violation(field.attribute, value)):
+    def _check_bounds(self, value: Any, node: ScalarNode, path: str, field: Field) -> Any:
+        if "bounds" in field.attribute.metadata and (message := find_bound_violation(field.attribute, value)):
             self.problems.add(path, message, node.mark)
             return BROKEN
         return value
 
-    def _items(self, types: tuple[Any, ...], node: ListNode, path: str, field: Field) -> Any:
+    def _read_items(self, types: tuple[Any, ...], node: ListNode, path: str, field: Field) -> Any:
         if len(types) == 2 and types[1] is Ellipsis:
             types = types[:1] * len(node.items)
         elif types == ((),):
@@ -144,70 +204,78 @@ class Structure:
             self.problems.add(path, f"must be a list of {len(types)}, not of {len(node.items)}", node.mark)
             return BROKEN
         values = [
-            self.value(kind, item, join(path, number), field)
+            self.read_value(kind, item, join_path(path, number), field)
             for number, (kind, item) in enumerate(zip(types, node.items, strict=True))
         ]
         return BROKEN if any(value is BROKEN for value in values) else tuple(values)
 
-    def _collection(self, annotation: Any, node: MappingNode, path: str, field: Field) -> Any:
-        if annotation is Choice:
-            return read_choice(self, field, node, path)
-        if is_config(annotation):
-            return self.config(annotation, node, path)
+    def _read_mapping(self, annotation: Any, node: MappingNode, path: str, field: Field) -> Any:
+        if annotation is ComponentSpec:
+            return read_component_spec(self, field, node, path)
+        if is_config_type(annotation):
+            return self.read_config(annotation, node, path)
         _, kind = get_args(annotation)
-        values = {name: self.value(kind, entry.node, join(path, name), field) for name, entry in node.entries.items()}
+        values = {
+            name: self.read_value(kind, entry.node, join_path(path, name), field)
+            for name, entry in node.entries.items()
+        }
         return BROKEN if any(value is BROKEN for value in values.values()) else values
 
     def _check_keys(
         self,
         fields: Collection[str],
-        refused: Mapping[str, Refusal],
+        rejected: Mapping[str, RejectedKey],
         node: MappingNode,
         path: str,
         label: str,
-        own: Collection[str],
+        loader_keys: Collection[str],
     ) -> None:
-        known = [*own, *fields]
+        known = [*loader_keys, *fields]
         for key, entry in node.entries.items():
             if key in known:
                 continue
-            if key in refused:
-                message, hint = refused[key]
-                self.problems.add(join(path, key), message, entry.mark, hint)
+            if key in rejected:
+                message, hint = rejected[key]
+                self.problems.add(join_path(path, key), message, entry.mark, hint)
                 continue
-            hint = None if self.problems.full else self._known(key, known, refused)
-            of = f" of {label}" if label else ""
-            self.problems.add(join(path, printable(key)), f"unknown key{of}", entry.mark, hint)
+            hint = None if self.problems.is_full else self._unknown_key_hint(key, known, rejected)
+            suffix = f" of {label}" if label else ""
+            self.problems.add(join_path(path, escape_unprintable(key)), f"unknown key{suffix}", entry.mark, hint)
 
     @staticmethod
-    def _known(key: str, known: Collection[str], refused: Mapping[str, Refusal]) -> str:
+    def _unknown_key_hint(key: str, known: Collection[str], rejected: Mapping[str, RejectedKey]) -> str:
         if ":" in key:
-            return "a `:` after a key needs a space behind it"
+            return "a `:` after a key must be followed by a space"
         if "." in key:
-            return f"in a recipe keys are nested: {quoted(key)} is for the command line"
-        close = closest(key, [*known, *refused])
-        if close is not None and close in refused:
-            message, hint = refused[close]
+            return f"keys of a recipe are nested; {quote_text(key)} is a key path as the command line takes it"
+        close = closest_word(key, [*known, *rejected])
+        if close is not None and close in rejected:
+            message, hint = rejected[close]
             return f"did you mean `{close}`? It {message}; {hint}"
-        return f"did you mean `{close}`?" if close else f"known keys: {listed(known)}"
+        return f"did you mean `{close}`?" if close else f"known keys: {join_backquoted(known)}"
 
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+def read_component_spec(structure: StructureReader, field: Field, node: MappingNode, path: str) -> Any:
+    """The component that a mapping names, or the default one, with its options checked by the component's `Config`.
 
+    Args:
+        structure: The reader that collects problems and places.
+        field: The key that chooses the component.
+        node: The mapping, with `use` and the options.
+        path: The key path of the mapping.
 
-_OWN = ("use",)  # the keys of a choice that are no options of its component
-
-
-def read_choice(structure: Structure, field: Field, node: MappingNode, path: str) -> Any:
-    """The component that a mapping names, or the default one, with its options checked by its own `Config`."""
+    Returns:
+        A `ComponentSpec`, or `BROKEN`.
+    """
     kind = field.kind
-    assert kind is not None  # `fields_of` refuses a `Choice` that is not declared with `component`
-    name = _name(structure, field, node, path)
+    assert kind is not None  # `fields_of` rejects a `ComponentSpec` that is not declared with `component_option`.
+    name = _read_component_name(structure, field, node, path)
     if name is None:
         return BROKEN
-    mark = structure.marks.get(join(path, "use"), node.mark)
+    mark = structure.marks.get(join_path(path, "use"), node.mark)
     label = f"{kind} `{name}`"
-    if path.count(".") > 2 * MAX_DEPTH:  # deeper than any recipe: each default asks for another one
+    if path.count(".") > 2 * MAX_DEPTH:
+        # Deeper than any recipe: each default component contains another default component.
         structure.problems.add_plugin(path, f"the default components inside of {label} never end", mark)
         return BROKEN
     try:
@@ -219,33 +287,38 @@ def read_choice(structure: Structure, field: Field, node: MappingNode, path: str
         return BROKEN
     try:
         fields_of(config)
-    except Exception as error:  # annotations are code of the component, of which nothing is known
-        structure.problems.add_plugin(path, f"the Config of {label} cannot be read: {said(error)}", mark)
+    except Exception as error:  # Annotations are code of the component, which may raise anything.
+        structure.problems.add_plugin(path, f"the Config of {label} cannot be read: {short_error_text(error)}", mark)
         return BROKEN
     label += ", the default," if node.get("use") is None else ""
-    options = structure.config(config, node, path, label=label, own=_OWN)
-    return BROKEN if options is BROKEN else Choice(name, options, path)
+    options = structure.read_config(config, node, path, label=label, loader_keys=_SPEC_KEYS)
+    return BROKEN if options is BROKEN else ComponentSpec(name, options, path)
 
 
-def _name(structure: Structure, field: Field, node: MappingNode, path: str) -> str | None:
-    given = node.get("use")
-    here = join(path, "use")
-    if given is None:
-        if field.use is None:
+def _read_component_name(structure: StructureReader, field: Field, node: MappingNode, path: str) -> str | None:
+    use_node = node.get("use")
+    use_path = join_path(path, "use")
+    if use_node is None:
+        if field.default_use is None:
             structure.problems.add(
-                here, "is missing", node.mark, f"name a component of kind `{field.kind}`", absent=True
+                use_path, "is missing", node.mark, f"name a component of kind `{field.kind}`", absent=True
             )
-            for key in difflib.get_close_matches("use", node.entries, n=1):  # its other keys wait for the name
-                structure.problems.add(join(path, key), "unknown key", node.entries[key].mark, "did you mean `use`?")
-        return field.use
-    structure.marks[here] = given.mark
-    if isinstance(given, BrokenNode):
+            # Without a name the other keys cannot be checked, but a misspelt `use` can be reported.
+            for key in difflib.get_close_matches("use", node.entries, n=1):
+                structure.problems.add(
+                    join_path(path, key), "unknown key", node.entries[key].mark, "did you mean `use`?"
+                )
+        return field.default_use
+    structure.marks[use_path] = use_node.mark
+    if isinstance(use_node, BrokenNode):
         return None
-    if not isinstance(given, ScalarNode) or not isinstance(given.value, str):
-        structure.problems.add(here, f"must be the name of a component, not {shown(given)}", given.mark)
+    if not isinstance(use_node, ScalarNode) or not isinstance(use_node.value, str):
+        message = f"must be the name of a component, not {describe_node(use_node)}"
+        structure.problems.add(use_path, message, use_node.mark)
         return None
-    if not _NAME.fullmatch(given.value):
+    if not COMPONENT_NAME.fullmatch(use_node.value):
         hint = "names are lower-case words such as `top_k`; a recipe cannot name code"
-        structure.problems.add(here, f"{quoted(given.value)} cannot be the name of a component", given.mark, hint)
+        message = f"{quote_text(use_node.value)} cannot be the name of a component"
+        structure.problems.add(use_path, message, use_node.mark, hint)
         return None
-    return given.value
+    return use_node.value

@@ -1,1 +1,1 @@
-"""One component of each kind, called Example: a plugin begins with one of them under its own name."""
+"""One component of each kind, called Example. A new plugin starts with one of them under its own name."""

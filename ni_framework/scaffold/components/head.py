@@ -1,4 +1,4 @@
-"""A head: how the final states become answers, and what a wrong answer costs."""
+"""A head: turns the final states into logits, and computes the loss."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from ni_framework.options import config, option
 
 
 class Example(Head):
-    """A hidden layer for all tasks and a linear map for each, on the task's CLS element: [B, V, D] -> {task: [B, classes]}."""
+    """A shared hidden layer and a linear map for each task, on its CLS element: [B, V, D] -> {task: [B, classes]}."""
 
-    api = 1
+    api = 2
 
     @config
     class Config:
-        hidden: int = option(default=64, ge=1, help="width of the hidden layer")
+        hidden: int = option(default=64, ge=1, help="the width of the hidden layer")
 
     def __init__(self, config: Config, width: int, tasks: Mapping[str, int]) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
-        self.cls = nn.Parameter(torch.empty(len(tasks), width))  # [L, D], one for each task
+        # One CLS element for each task, [L, D].
+        self.cls = nn.Parameter(torch.empty(len(tasks), width))
         self.hidden = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.GELU())
         self.maps = nn.ModuleList(nn.Linear(config.hidden, classes) for classes in tasks.values())
         self.reset_parameters()
@@ -32,12 +33,12 @@ class Example(Head):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.cls)
 
-    def start(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
+    def cls_tokens(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
         return self.cls[[self.tasks.index(task) for task in tasks]], 1
 
     def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor]:
         hidden_BLX = self.hidden(x_BVD[:, : len(tasks)])
-        return {task: self.maps[self.tasks.index(task)](hidden_BLX[:, place]) for place, task in enumerate(tasks)}
+        return {task: self.maps[self.tasks.index(task)](hidden_BLX[:, index]) for index, task in enumerate(tasks)}
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, reduction="none")

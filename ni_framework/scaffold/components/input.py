@@ -1,4 +1,4 @@
-"""An input: how an input becomes elements."""
+"""An input: turns an image into elements."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from ni_framework.options import config, option
 
 
 class Example(Input):
-    """Each row of an image is an element, told its place by a learned vector: [B, C, Y, X] -> [B, N, D], N = Y."""
+    """Makes each row of an image an element and adds a learned position: [B, C, Y, X] -> [B, N, D] with N = Y."""
 
-    api = 1
+    api = 2
 
     @config
     class Config:
-        image: tuple[int, int, int] = option(example=[1, 8, 8], ge=1, help="shape of an image: channels, rows, columns")
+        image: tuple[int, int, int] = option(
+            example=[1, 8, 8], ge=1, help="the shape of an image: channels, rows, columns"
+        )
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
@@ -31,6 +33,7 @@ class Example(Input):
 
     def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
         row_BNX = inputs.transpose(1, 2).flatten(2)
-        if mask_BN is not None:  # before the map: the gradient of its weight would be 0 * NaN
+        # Masked inputs may be NaN. Masking after the map would give its weight a gradient of 0 * NaN.
+        if mask_BN is not None:
             row_BNX = torch.where(mask_BN.unsqueeze(-1), row_BNX, 0)
         return self.map(row_BNX) + self.place

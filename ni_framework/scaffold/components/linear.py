@@ -1,4 +1,4 @@
-"""A linear map inside a body, told apart by the code."""
+"""A linear map inside a body that depends on the code of the function."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ni_framework.options import config, option
 
 
 class Example(Linear):
-    """W x + b + out (g_u * (in x)), g_u a linear map of the code: rows [R, D] -> [R, E]. Shared but for `rank` numbers."""
+    """W x + b + out (g_u * (in x)) with g_u a linear map of the code: rows [R, D] -> [R, E]. All weights are shared."""
 
-    api = 1
+    api = 2
 
     @config
     class Config:
-        rank: int = option(default=8, ge=1, help="numbers in which functions differ")
+        rank: int = option(default=8, ge=1, help="the size of g_u, by which functions differ")
 
     def __init__(self, config: Config, in_features: int, out_features: int, code: int, bias: bool) -> None:
         super().__init__()
@@ -31,7 +31,8 @@ class Example(Linear):
         nn.init.normal_(self.out, std=self.out.shape[1] ** -0.5)
 
     def prepare(self, code_UC: Tensor) -> Tensor:
-        return self.gain(code_UC)  # [U, rank]
+        # [U, rank], computed once per forward pass.
+        return self.gain(code_UC)
 
     def forward(self, x_RD: Tensor, prepared: Tensor, pairs: Pairs) -> Tensor:
-        return self.shared(x_RD) + F.linear(pairs.spread(prepared) * self.into(x_RD), self.out)
+        return self.shared(x_RD) + F.linear(pairs.expand(prepared) * self.into(x_RD), self.out)

@@ -1,4 +1,4 @@
-"""The checks of conformance, in the order in which they run. Importing the modules below registers their checks."""
+"""The conformance checks, in the order in which they run. Importing the modules below registers their checks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ from ni_framework.testing.checks import per_kind as per_kind  # isort: skip
 from ni_framework.testing.checks import zero_parity as zero_parity  # isort: skip
 
 
-def checks_of(kind: str) -> Mapping[str, Check]:
-    """The checks of a kind of component, by name."""
+def checks_for_kind(kind: str) -> Mapping[str, Check]:
+    """Returns the checks for a kind of component, by name."""
     return {name: check for name, check in CHECKS.items() if kind in check.kinds}

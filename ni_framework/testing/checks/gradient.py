@@ -1,4 +1,4 @@
-"""Where gradients go."""
+"""Checks of gradients."""
 
 from __future__ import annotations
 
@@ -10,29 +10,41 @@ from torch import Tensor
 
 from ni_framework.nn.layouts.dense import DensePairs
 from ni_framework.nn.layouts.packed import PackedPairs
-from ni_framework.testing.checks.check import PARTS, check
-from ni_framework.testing.failures import Excused, Failure
+from ni_framework.testing.checks.check import MODULE_KINDS, conformance_check
+from ni_framework.testing.failures import Failure, NotApplicable
 from ni_framework.testing.harness.case import Case
-from ni_framework.testing.harness.invocation import Told, Trial, call, gradients, trial, weighted
+from ni_framework.testing.harness.invocation import (
+    CallResult,
+    Invocation,
+    call_component,
+    compute_gradients,
+    make_invocation,
+    weighted_sum,
+)
 
 
-@check(
-    *PARTS,
-    why="a parameter without gradient never learns, and a code without one makes all functions alike",
-    fix="use every parameter in forward or leave it out, and let nothing detach what should learn",
+@conformance_check(
+    *MODULE_KINDS,
+    why="a parameter without a gradient is never trained, and without a gradient for the code all functions stay alike",
+    fix="use every parameter in forward or remove it, and do not detach anything that should be trained",
 )
 def gradient(case: Case) -> None:
-    """Every parameter, and the code where there is one, gets a gradient that is not zero."""
-    module, of = case.built().train(), trial(case).with_gradients()
-    told = call(module, of)
-    found = gradients(module, of, torch.stack([weighted(told), *_losses(case, module, of, told).values()]).sum())
-    if case.kind == "linear" and module.prepare(of.inputs["code"]) is None:
-        del found["input code"]  # a map that is the same for all functions
-    wanted = [name for name in found if not name.startswith("input ") or name == "input code"]
-    if not wanted:
-        raise Excused("it has no parameters")
-    for name in wanted:
-        value = found[name]
+    """Every parameter, and the code if there is one, gets a gradient that is not zero."""
+    module, invocation = case.build_perturbed().train(), make_invocation(case).with_gradients()
+    result = call_component(module, invocation)
+    gradients_by_name = compute_gradients(
+        module,
+        invocation,
+        torch.stack([weighted_sum(result), *_collect_losses(case, module, invocation, result).values()]).sum(),
+    )
+    if case.kind == "linear" and module.prepare(invocation.inputs["code"]) is None:
+        # The map is the same for all functions.
+        del gradients_by_name["input code"]
+    required = [name for name in gradients_by_name if not name.startswith("input ") or name == "input code"]
+    if not required:
+        raise NotApplicable("it has no parameters")
+    for name in required:
+        value = gradients_by_name[name]
         what = f"the {name.removeprefix('input ')}" if name == "input code" else f"its parameter {name}"
         if value is None:
             raise Failure(f"{what} gets no gradient")
@@ -42,53 +54,56 @@ def gradient(case: Case) -> None:
             raise Failure(f"{what} gets a gradient of zero everywhere")
 
 
-@check(
-    *PARTS,
-    why="a function that takes no element in a process must still take part there: where one process has no gradient for a "
-    "weight, sharded training hangs or goes wrong without a word",
-    fix="let every path run on tensors without rows too, instead of returning early",
+@conformance_check(
+    *MODULE_KINDS,
+    why="a function that takes no element on a rank must still be computed there: if a rank has no gradient for a weight, "
+    "sharded training hangs or computes wrong gradients silently",
+    fix="run all operations on tensors without rows as well, instead of returning early",
 )
-def closed(case: Case) -> None:
-    """With no samples, and with no pair open, results are empty or zero, and gradients finite, not None."""
-    module = case.built().train()
-    cases = {"no samples": trial(case).indexed("B", torch.arange(0))} if case.kind != "embedding" else {}
+def no_open_pairs(case: Case) -> None:
+    """Without samples, and without open pairs, results are empty or zero, and gradients are finite and not None."""
+    module = case.build_perturbed().train()
+    invocations = (
+        {"no samples": make_invocation(case).with_indices("B", torch.arange(0))} if case.kind != "embedding" else {}
+    )
     if case.kind in ("body", "linear"):
-        of = trial(case)
-        nothing = of.with_inputs(compatibility=torch.zeros_like(of.inputs["compatibility"]))
-        cases |= {
-            f"no pair open, {name}": attrs.evolve(nothing, layout=layout)
+        invocation = make_invocation(case)
+        all_closed = invocation.with_inputs(compatibility=torch.zeros_like(invocation.inputs["compatibility"]))
+        invocations |= {
+            f"no pair open, {name}": attrs.evolve(all_closed, layout=layout)
             for name, layout in {"dense": DensePairs, "packed": PackedPairs}.items()
         }
-    if not cases:
-        raise Excused("it takes no elements")
-    for when, of in cases.items():
-        _nothing(case, module, of.with_gradients(), when)
+    if not invocations:
+        raise NotApplicable("it takes no elements")
+    for when, invocation in invocations.items():
+        _check_without_elements(case, module, invocation.with_gradients(), when)
 
 
-def _nothing(case: Case, module: Any, of: Trial, when: str) -> None:
-    told = call(module, of)
-    for name, value in told.results.items():
+def _check_without_elements(case: Case, module: Any, invocation: Invocation, when: str) -> None:
+    result = call_component(module, invocation)
+    for name, value in result.results.items():
         if value.any():
             raise Failure(f"its {name} is not zero with {when}")
-    losses = _losses(case, module, of, told)
+    losses = _collect_losses(case, module, invocation, result)
     for name, loss in losses.items():
         if not loss.isfinite():
             raise Failure(f"its loss `{name}` is {loss.item()} with {when}")
-    total = torch.stack([weighted(told), *(loss.to(torch.float64) for loss in losses.values())]).sum()
-    for name, value in gradients(module, of, total).items():
+    total = torch.stack([weighted_sum(result), *(loss.to(torch.float64) for loss in losses.values())]).sum()
+    for name, value in compute_gradients(module, invocation, total).items():
         if name.startswith("input "):
             continue
         if value is None:
             raise Failure(f"its parameter {name} gets no gradient (None) with {when}")
         if not value.isfinite().all():
             raise Failure(f"its parameter {name} gets a gradient that is not finite with {when}")
-        if value.any() and not losses:  # a loss may well be one of weights alone
+        # An auxiliary loss may depend on weights alone, and then has a gradient without elements.
+        if value.any() and not losses:
             raise Failure(f"its parameter {name} gets a gradient that is not zero with {when}")
 
 
-def _losses(case: Case, module: Any, of: Trial, told: Told) -> dict[str, Tensor]:
-    """What is told beside the results, and the price of halting."""
+def _collect_losses(case: Case, module: Any, invocation: Invocation, result: CallResult) -> dict[str, Tensor]:
+    """Returns the auxiliary losses of a call and, for a halting, its cost."""
     if case.kind != "halting":
-        return dict(told.losses)
-    halt_BV = told.results["halt"]
-    return {**told.losses, **module.price(torch.stack([halt_BV, of.inputs["left"] - halt_BV]), None)}
+        return dict(result.aux_losses)
+    halt_BV = result.results["halt"]
+    return {**result.aux_losses, **module.cost(torch.stack([halt_BV, invocation.inputs["remaining"] - halt_BV]), None)}

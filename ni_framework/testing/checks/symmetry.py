@@ -1,4 +1,4 @@
-"""What a component's results must not depend on: the rest of the batch, the order of things, what is masked or closed."""
+"""Checks that results do not depend on other samples, the order of elements and functions, or masked and closed values."""
 
 from __future__ import annotations
 
@@ -11,40 +11,50 @@ from torch import Tensor
 
 from ni_framework.contracts import Sizes
 from ni_framework.errors import OptionError
-from ni_framework.testing.checks.check import PARTS, check
-from ni_framework.testing.failures import Excused, Failure
-from ni_framework.testing.harness.case import BATCH, OUT, TASKS, Case
-from ni_framework.testing.harness.compare import same, same_results
-from ni_framework.testing.harness.invocation import RESULTS, Told, Trial, at, call, trial
+from ni_framework.testing.checks.check import MODULE_KINDS, conformance_check
+from ni_framework.testing.failures import Failure, NotApplicable
+from ni_framework.testing.harness.case import CASE_BATCH_SIZE, CASE_TASKS, LINEAR_OUT_FEATURES, Case
+from ni_framework.testing.harness.compare import require_close, require_close_results
+from ni_framework.testing.harness.invocation import (
+    RESULT_AXES,
+    CallResult,
+    Invocation,
+    call_component,
+    make_invocation,
+    select_along,
+)
 
 
-@check(
-    *PARTS,
-    why="recipes choose widths and numbers of functions freely, batches end with fewer samples, and float64 is what proofs of "
-    "equality are made in",
-    fix="read sizes from `sizes` and from the tensors, and make new tensors like those that are given",
+@conformance_check(
+    *MODULE_KINDS,
+    why="recipes choose widths and numbers of functions freely, the last batch has fewer samples, and tests of equality use "
+    "float64",
+    fix="read sizes from `sizes` and from the tensors, and create new tensors with the type and device of the inputs",
 )
 def shapes(case: Case) -> None:
-    """Over a grid of sizes, results have the shapes and the types of numbers that the contract says."""
-    for sizes, batch, lead in _grid(case):
+    """For several sizes, results have the shapes and number types that the contract requires."""
+    for sizes, batch, lead in _size_grid(case):
         try:
-            module = case.built(sizes)
+            module = case.build_perturbed(sizes)
         except OptionError:
-            continue  # a size that it says it cannot work with
+            # The component rejects these sizes.
+            continue
         for dtype in (torch.float64, torch.float32):
-            of = trial(case, sizes, batch, lead).to(dtype)
-            for name, value in call(module.to(dtype), of).results.items():
-                expected = _shape(case, name, module, of, sizes)
+            invocation = make_invocation(case, sizes, batch, lead).to(dtype)
+            for name, value in call_component(module.to(dtype), invocation).results.items():
+                expected = _expected_shape(case, name, module, invocation, sizes)
                 where = f"B {batch}, U {sizes.functions}, D {sizes.width}, C {sizes.code}, T {sizes.type}, {dtype}"
                 if list(value.shape) != expected:
-                    raise Failure(f"its {name} is {list(value.shape)}, not {RESULTS[name]} {expected}, with {where}")
+                    raise Failure(
+                        f"its {name} is {list(value.shape)}, not {RESULT_AXES[name]} {expected}, with {where}"
+                    )
                 if value.dtype != dtype:
                     raise Failure(f"its {name} is {value.dtype} with {where}")
 
 
-def _grid(case: Case) -> Iterator[tuple[Sizes, int, int]]:
+def _size_grid(case: Case) -> Iterator[tuple[Sizes, int, int]]:
     base = case.sizes
-    yield base, BATCH, 1
+    yield base, CASE_BATCH_SIZE, 1
     yield base, 1, 3
     yield attrs.evolve(base, functions=1), 2, 1
     yield attrs.evolve(base, functions=3, width=2 * base.width, code=4, type=2 * base.type), 2, 2
@@ -52,87 +62,102 @@ def _grid(case: Case) -> Iterator[tuple[Sizes, int, int]]:
     yield attrs.evolve(base, grid=None), 2, 0
 
 
-def _shape(case: Case, name: str, module: Any, of: Trial, sizes: Sizes) -> list[int]:
-    if name in TASKS:
-        return [len(of.inputs["x"]), TASKS[name]]
+def _expected_shape(case: Case, name: str, module: Any, invocation: Invocation, sizes: Sizes) -> list[int]:
+    if name in CASE_TASKS:
+        return [len(invocation.inputs["x"]), CASE_TASKS[name]]
     if case.kind == "input":
-        return [len(of.inputs["inputs"]), module.num_elements, sizes.width]
-    some = of.inputs.get("x", of.inputs.get("type"))
-    known = {"U": sizes.functions, "D": sizes.width, "C": sizes.code, "T": sizes.type}
-    known |= {} if some is None else {"B": len(some), "V": some.shape[1]}
-    known |= {"D": OUT} if case.kind == "linear" else {}
-    return [known[letter] for letter in RESULTS[name]]
+        return [len(invocation.inputs["inputs"]), module.num_elements, sizes.width]
+    elements = invocation.inputs.get("x", invocation.inputs.get("type"))
+    axis_sizes = {"U": sizes.functions, "D": sizes.width, "C": sizes.code, "T": sizes.type}
+    axis_sizes |= {} if elements is None else {"B": len(elements), "V": elements.shape[1]}
+    axis_sizes |= {"D": LINEAR_OUT_FEATURES} if case.kind == "linear" else {}
+    return [axis_sizes[letter] for letter in RESULT_AXES[name]]
 
 
-@check(
-    *[kind for kind in PARTS if kind != "embedding"],
-    why="what a model says of a sample must not depend on which others happen to be asked about with it",
-    fix="take no mean, maximum or sorting over B; elements compete within their sample only",
+@conformance_check(
+    *[kind for kind in MODULE_KINDS if kind != "embedding"],
+    why="the output of a model for a sample must not depend on the other samples in its batch",
+    fix="do not average, sort or take maxima over B; elements may compete only within their sample",
 )
 def batch(case: Case) -> None:
-    """Every sample alone gives what it gives in a batch."""
-    module, of = case.built(), trial(case)
+    """Every sample alone has the same results as in a batch."""
+    module, invocation = case.build_perturbed(), make_invocation(case)
     for training in (False, True):
-        whole = call(module.train(training), of)
-        for sample in range(BATCH):
-            alone = call(module, of.indexed("B", torch.tensor([sample])))
-            found = {
-                name: at(value, RESULTS[name], "B", torch.tensor([sample])) for name, value in whole.results.items()
+        full_result = call_component(module.train(training), invocation)
+        for sample in range(CASE_BATCH_SIZE):
+            alone = call_component(module, invocation.with_indices("B", torch.tensor([sample])))
+            sample_results = {
+                name: select_along(value, RESULT_AXES[name], "B", torch.tensor([sample]))
+                for name, value in full_result.results.items()
             }
-            same_results(Told(found), alone, f"when sample {sample} is asked about alone")
+            require_close_results(CallResult(sample_results), alone, f"when sample {sample} is computed alone")
 
 
-@check(
+@conformance_check(
     "type_inference",
     "router",
     "body",
     "halting",
     "linear",
     "head",
-    why="elements are a set: without positions the outcome may not depend on the order in which they are listed",
-    fix="let nothing depend on an element's index; where places matter, read `sizes.grid` and say so in an option",
+    why="elements are a set: without positions, the results must not depend on their order",
+    fix="let nothing depend on the index of an element; if positions matter, use `sizes.grid` and make that an option",
 )
 def elements(case: Case) -> None:
-    """Elements in another order give the same results in that order."""
-    sizes = case.without_places() if case.kind not in ("linear", "head") else case.sizes
-    module, of = case.built(sizes), trial(case, sizes).still()
-    order = torch.arange(of.inputs["type" if case.kind == "router" else "x"].shape[1]).flip(0).roll(3)
-    expected = {name: at(value, RESULTS[name], "V", order) for name, value in call(module, of).results.items()}
-    same_results(Told(expected), call(module, of.indexed("V", order)), "when the elements come in another order")
+    """Elements in a different order give the same results in that order."""
+    sizes = case.gridless_sizes() if case.kind not in ("linear", "head") else case.sizes
+    module, invocation = case.build_perturbed(sizes), make_invocation(case, sizes).with_constant_noise()
+    order = torch.arange(invocation.inputs["type" if case.kind == "router" else "x"].shape[1]).flip(0).roll(3)
+    expected = {
+        name: select_along(value, RESULT_AXES[name], "V", order)
+        for name, value in call_component(module, invocation).results.items()
+    }
+    require_close_results(
+        CallResult(expected),
+        call_component(module, invocation.with_indices("V", order)),
+        "when the elements are in a different order",
+    )
 
 
-@check(
+@conformance_check(
     "router",
     "body",
     "linear",
-    why="functions are told apart by signature and code alone: growing, pruning and merging renumber them",
-    fix="keep what belongs to a function in tensors with a leading U, and let nothing else depend on its number",
+    why="only signature and code distinguish functions: growing, pruning and merging renumber them",
+    fix="keep the state of a function in tensors with a leading U, and let nothing else depend on its number",
 )
 def functions(case: Case) -> None:
-    """Functions in another order, state with a leading U included, give the same results in that order."""
-    module, of = case.built(), trial(case).still()
+    """Functions in a different order, including state with a leading U, give the same results in that order."""
+    module, invocation = case.build_perturbed(), make_invocation(case).with_constant_noise()
     order = torch.arange(case.sizes.functions).flip(0).roll(3)
-    expected = {name: at(value, RESULTS[name], "U", order) for name, value in call(module, of).results.items()}
-    follows = _following(case)
+    expected = {
+        name: select_along(value, RESULT_AXES[name], "U", order)
+        for name, value in call_component(module, invocation).results.items()
+    }
+    per_function = _per_function_tensors(case)
     with torch.no_grad():
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            if name in follows:
+            if name in per_function:
                 tensor.copy_(tensor[order])
-    same_results(Told(expected), call(module, of.indexed("U", order)), "when the functions come in another order")
+    require_close_results(
+        CallResult(expected),
+        call_component(module, invocation.with_indices("U", order)),
+        "when the functions are in a different order",
+    )
 
 
-def _following(case: Case) -> set[str]:
-    """The parameters and buffers with a leading U: those whose first size follows the number of functions."""
+def _per_function_tensors(case: Case) -> set[str]:
+    """Returns the parameters and buffers with a leading U: those whose first size changes with the number of functions."""
     count = case.sizes.functions
     sizes = {}
     for functions in (count, count + 2):
-        module = case.on_meta(attrs.evolve(case.sizes, functions=functions))
+        module = case.build_on_meta(attrs.evolve(case.sizes, functions=functions))
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         sizes[functions] = {name: len(tensor) if tensor.ndim else 0 for name, tensor in tensors.items()}
     return {name for name, size in sizes[count].items() if size == count and sizes[count + 2].get(name) != count}
 
 
-@check(
+@conformance_check(
     "type_inference",
     "router",
     "body",
@@ -140,126 +165,144 @@ def _following(case: Case) -> set[str]:
     "halting",
     "input",
     "head",
-    why="padding must not be seen, and a function must not learn of elements that it does not take: a pair with compatibility 0 "
-    "influences nothing",
-    fix="mask before you sum, sort or normalise: torch.where(present, x, 0); inside a body mix elements with pairs.attend, or "
-    "with pairs.place, which leaves closed pairs out",
+    why="padding must have no influence, and a function must not use elements that it does not take: a pair with "
+    "compatibility 0 has no effect",
+    fix="mask before you sum, sort or normalise: torch.where(present, x, 0); inside a body, mix elements with "
+    "pairs.attention, or with pairs.to_dense, in which closed pairs are 0",
 )
-def masked(case: Case) -> None:
-    """What is masked or closed may hold anything."""
-    of = trial(case)
+def masking(case: Case) -> None:
+    """The values of masked elements and closed pairs have no influence."""
+    invocation = make_invocation(case)
     for training in (False, True):
-        module = case.built().train(training)
+        module = case.build_perturbed().train(training)
         match case.kind:
             case "input":
-                _masked_inputs(module, of)
+                _check_masked_inputs(module, invocation)
             case "body" | "linear":
-                _closed_pairs(module, of)
+                _check_closed_pairs(module, invocation)
             case "halting":
-                _masked_price(module, of)
-                _masked_elements(module, of)
+                _check_masked_cost(module, invocation)
+                _check_masked_elements(module, invocation)
             case _:
-                _masked_elements(module, of)
+                _check_masked_elements(module, invocation)
 
 
-def _masked_elements(module: Any, of: Trial) -> None:
-    """Of what takes elements and is told which are there: all but heads answer of each, and only those there count."""
-    name = "type" if of.kind == "router" else "x"
-    present_BV = torch.arange(of.inputs[name].shape[1]).expand(BATCH, -1) % 3 != 2
-    of = of.with_inputs(present=present_BV)
-    other = of.inputs[name].flip(-1) * (torch.nan if of.kind == "head" else 1)  # a router's types are unit vectors
-    changed = of.with_inputs(**{name: torch.where(present_BV.unsqueeze(-1), of.inputs[name], other)})
-    before, after = call(module, of), call(module, changed)
-    if of.kind != "head":
-        before, after = _present(before, present_BV), _present(after, present_BV)
-    same_results(before, after, "when masked elements change")
+def _check_masked_elements(module: Any, invocation: Invocation) -> None:
+    """Changes masked elements. All kinds except heads return a value for each element, of which the present ones count."""
+    name = "type" if invocation.kind == "router" else "x"
+    present_BV = torch.arange(invocation.inputs[name].shape[1]).expand(CASE_BATCH_SIZE, -1) % 3 != 2
+    invocation = invocation.with_inputs(present=present_BV)
+    # Reversing a type keeps its length at 1, which routers rely on.
+    garbage = invocation.inputs[name].flip(-1) * (torch.nan if invocation.kind == "head" else 1)
+    changed = invocation.with_inputs(**{name: torch.where(present_BV.unsqueeze(-1), invocation.inputs[name], garbage)})
+    before, after = call_component(module, invocation), call_component(module, changed)
+    if invocation.kind != "head":
+        before, after = _select_present(before, present_BV), _select_present(after, present_BV)
+    require_close_results(before, after, "when masked elements change")
 
 
-def _present(told: Told, present_BV: Tensor) -> Told:
-    there = present_BV[0].nonzero().squeeze(-1)
-    return Told({name: at(value, RESULTS[name], "V", there) for name, value in told.results.items()})
+def _select_present(result: CallResult, present_BV: Tensor) -> CallResult:
+    present_index = present_BV[0].nonzero().squeeze(-1)
+    return CallResult(
+        {name: select_along(value, RESULT_AXES[name], "V", present_index) for name, value in result.results.items()}
+    )
 
 
-def _closed_pairs(module: Any, of: Trial) -> None:
-    """For each function, the elements that it does not take."""
-    c_BUV = of.inputs["compatibility"]
-    before = call(module, of).results["outcome"]
+def _check_closed_pairs(module: Any, invocation: Invocation) -> None:
+    """Changes, for each function, the elements that it does not take."""
+    c_BUV = invocation.inputs["compatibility"]
+    before = call_component(module, invocation).results["output"]
     for function in range(c_BUV.shape[1]):
         closed_BV1 = (c_BUV[:, function] == 0).unsqueeze(-1)
-        x_BVD = torch.where(closed_BV1, 3 * of.inputs["x"].flip(-1) + 1, of.inputs["x"])
-        after = call(module, of.with_inputs(x=x_BVD)).results["outcome"]
+        x_BVD = torch.where(closed_BV1, 3 * invocation.inputs["x"].flip(-1) + 1, invocation.inputs["x"])
+        after = call_component(module, invocation.with_inputs(x=x_BVD)).results["output"]
         when = f"when elements change that function {function} does not take"
-        same("its outcome BUVD", before[:, function], after[:, function], when)
+        require_close("its output BUVD", before[:, function], after[:, function], when)
 
 
-def _masked_price(module: Any, of: Trial) -> None:
-    left_BV = of.inputs["left"]
-    present_BV = torch.arange(left_BV.shape[1]).expand(BATCH, -1) % 3 != 2
-    halt_IBV = torch.stack([0.2 * left_BV, 0.3 * left_BV, 1 - 0.5 * left_BV])
-    before = module.price(halt_IBV, present_BV)
-    after = module.price(torch.where(present_BV, halt_IBV, halt_IBV.flip(0)), present_BV)
+def _check_masked_cost(module: Any, invocation: Invocation) -> None:
+    remaining_BV = invocation.inputs["remaining"]
+    present_BV = torch.arange(remaining_BV.shape[1]).expand(CASE_BATCH_SIZE, -1) % 3 != 2
+    halt_IBV = torch.stack([0.2 * remaining_BV, 0.3 * remaining_BV, 1 - 0.5 * remaining_BV])
+    before = module.cost(halt_IBV, present_BV)
+    after = module.cost(torch.where(present_BV, halt_IBV, halt_IBV.flip(0)), present_BV)
     for name, loss in before.items():
-        same(f"its price `{name}`", loss, after[name], "when masked elements halt at other times")
+        require_close(f"its cost `{name}`", loss, after[name], "when masked elements halt at different iterations")
 
 
-def _masked_inputs(module: Any, of: Trial) -> None:
-    """What reaches masked elements only may be NaN, and gives no gradient that is."""
-    inputs = of.inputs["inputs"]
+def _check_masked_inputs(module: Any, invocation: Invocation) -> None:
+    """Replaces the numbers that reach only masked elements, by NaN if the inputs have gradients (tokens have none)."""
+    inputs = invocation.inputs["inputs"]
     with torch.no_grad():
         num_elements = module(inputs, None).shape[1]
-    mask_BN = torch.arange(num_elements).expand(BATCH, -1) % 3 != 2
-    smooth = _reads(module, inputs, None, mask_BN)
-    other = torch.full_like(inputs, torch.nan) if smooth is not None else inputs.roll(1, 0)
-    shown = smooth if smooth is not None else _changes(module, inputs, other, None, mask_BN)
-    if shown.all() and not mask_BN.all():  # each number reaches some element that is there, until a mask is given
-        if torch.equal(module(inputs, mask_BN)[mask_BN], module(inputs, None)[mask_BN]):
-            raise Failure(
-                "a mask changes nothing, although what belongs to masked elements reaches those that are there"
-            )
-        with_mask = _reads(module, inputs, mask_BN, mask_BN)
-        shown = with_mask if with_mask is not None else _changes(module, inputs, other, mask_BN, mask_BN)
-        if shown.all():
-            raise Excused("every number of its inputs reaches every element, masked or not")
-    torn = torch.where(shown, inputs, other)
-    before, after = module(inputs, mask_BN), module(torn, mask_BN)
-    pair = [Told({"elements": torch.where(mask_BN.unsqueeze(-1), x, 0)}) for x in (before, after)]
-    same_results(
-        pair[0], pair[1], "when inputs of masked elements are NaN" if smooth is not None else "when they change"
-    )
-    if not pair[1].results["elements"].requires_grad:
+    mask_BN = torch.arange(num_elements).expand(CASE_BATCH_SIZE, -1) % 3 != 2
+    has_gradient = _reached_by_gradient(module, inputs, None, mask_BN) is not None
+    garbage = torch.full_like(inputs, torch.nan) if has_gradient else inputs.roll(1, 0)
+    corrupted = torch.where(_visible_inputs(module, inputs, garbage, mask_BN), inputs, garbage)
+    before, after = (torch.where(mask_BN.unsqueeze(-1), module(x, mask_BN), 0) for x in (inputs, corrupted))
+    when = "when inputs of masked elements are NaN" if has_gradient else "when inputs of masked elements change"
+    require_close_results(CallResult({"elements": before}), CallResult({"elements": after}), when)
+    if not after.requires_grad:
         return
-    pair[1].results["elements"].square().sum().backward()
+    after.square().sum().backward()
     for name, parameter in module.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             raise Failure(f"the gradient of {name} is NaN when inputs of masked elements are: mask them before the map")
 
 
-def _reads(module: Any, inputs: Tensor, mask_BN: Tensor | None, there_BN: Tensor) -> Tensor | None:
-    """Which numbers reach an element that is there, by gradients; None where the inputs have none, as tokens."""
+def _visible_inputs(module: Any, inputs: Tensor, garbage: Tensor, mask_BN: Tensor) -> Tensor:
+    """Returns which numbers of the inputs may influence a present element."""
+    visible = _reaching_inputs(module, inputs, garbage, None, mask_BN)
+    if not visible.all() or mask_BN.all():
+        return visible
+    # Each number reaches some present element as long as no mask is given. The mask must change that.
+    if torch.equal(module(inputs, mask_BN)[mask_BN], module(inputs, None)[mask_BN]):
+        raise Failure("a mask changes nothing, although inputs of masked elements influence elements that are present")
+    visible = _reaching_inputs(module, inputs, garbage, mask_BN, mask_BN)
+    if visible.all():
+        raise NotApplicable("every number of its inputs influences every element, masked or not")
+    return visible
+
+
+def _reaching_inputs(
+    module: Any, inputs: Tensor, garbage: Tensor, mask_BN: Tensor | None, present_BN: Tensor
+) -> Tensor:
+    """Returns which numbers of the inputs influence a present element, by gradients if there are any."""
+    by_gradient = _reached_by_gradient(module, inputs, mask_BN, present_BN)
+    if by_gradient is not None:
+        return by_gradient
+    return _reached_by_substitution(module, inputs, garbage, mask_BN, present_BN)
+
+
+def _reached_by_gradient(module: Any, inputs: Tensor, mask_BN: Tensor | None, present_BN: Tensor) -> Tensor | None:
+    """Finds by gradients which numbers influence a present element; None if the inputs have no gradients, as tokens."""
     inputs = inputs.clone().requires_grad_()
     x_BND = module(inputs, mask_BN)
     if not x_BND.requires_grad:
         return None
-    found = [
+    gradients = [
         torch.autograd.grad(x_BND[:, n].sum(), inputs, retain_graph=True, allow_unused=True)[0]
-        for n in there_BN[0].nonzero().squeeze(-1).tolist()
+        for n in present_BN[0].nonzero().squeeze(-1).tolist()
     ]
-    known = [gradient != 0 for gradient in found if gradient is not None]
-    return torch.stack(known).any(dim=0) if known else None
+    nonzero = [gradient != 0 for gradient in gradients if gradient is not None]
+    return torch.stack(nonzero).any(dim=0) if nonzero else None
 
 
-def _changes(module: Any, inputs: Tensor, other: Tensor, mask_BN: Tensor | None, there_BN: Tensor) -> Tensor:
-    """As `_reads`, by putting another number into each place."""
+def _reached_by_substitution(
+    module: Any, inputs: Tensor, garbage: Tensor, mask_BN: Tensor | None, present_BN: Tensor
+) -> Tensor:
+    """Finds which numbers influence a present element, by replacing one number after the other."""
     size = inputs[0].numel()
     if size > 4096:
-        raise Excused("its inputs have no gradients, and are too many to be tried one by one")
-    found = []
+        raise NotApplicable("its inputs have no gradients, and are too many to be replaced one by one")
+    reached = []
     with torch.no_grad():
-        for sample in range(BATCH):
+        for sample in range(CASE_BATCH_SIZE):
             mask = None if mask_BN is None else mask_BN[sample].expand(size, -1)
-            base, new = inputs[sample].flatten(), other[sample].flatten()
-            tried = torch.where(torch.eye(size, dtype=torch.bool), new, base).view(size, *inputs.shape[1:])
-            told = module(inputs[sample : sample + 1], None if mask is None else mask[:1])
-            differs = (module(tried, mask) != told).any(dim=-1)  # [number, N]
-            found.append(differs[:, there_BN[sample]].any(dim=-1).view(inputs.shape[1:]))
-    return torch.stack(found)
+            base, new = inputs[sample].flatten(), garbage[sample].flatten()
+            varied = torch.where(torch.eye(size, dtype=torch.bool), new, base).view(size, *inputs.shape[1:])
+            base_output = module(inputs[sample : sample + 1], None if mask is None else mask[:1])
+            # Shape [number, N].
+            differs = (module(varied, mask) != base_output).any(dim=-1)
+            reached.append(differs[:, present_BN[sample]].any(dim=-1).view(inputs.shape[1:]))
+    return torch.stack(reached)

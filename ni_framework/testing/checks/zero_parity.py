@@ -1,38 +1,43 @@
-"""Training in two processes."""
+"""The check of sharded training in two processes."""
 
 from __future__ import annotations
 
-from ni_framework.testing.checks.check import PARTS, check
+import math
+
+from ni_framework.testing.checks.check import MODULE_KINDS, conformance_check
 from ni_framework.testing.failures import Failure
 from ni_framework.testing.harness.case import Case
-from ni_framework.testing.workers.zero_pair import Apart, compared
+from ni_framework.testing.workers.zero_pair import PairFailure, find_zero_differences
 
-WHEN = (
-    "in which all functions are open in both processes",
-    "in which the processes open different functions",
-    "in which process 1 opens no function",
-    "in which process 0 opens no function",
+STEP_DESCRIPTIONS = (
+    "in which all functions are open on both ranks",
+    "in which different functions are open on the two ranks",
+    "in which no function is open on rank 1",
+    "in which no function is open on rank 0",
 )
 
 
-@check(
-    *PARTS,
-    why="`engine.use: zero` divides gradients (stage 2) and weights (stage 3) among processes that see other samples and open "
-    "other functions: what is not computed alike in all of them goes wrong without a word, or hangs",
-    fix="compute from inputs and parameters alone, never from the rank, the environment or what was there before; send "
-    "nothing to other processes (statistics and `absorb` do); return tensors, or tuples and dicts of them, from modules inside",
+@conformance_check(
+    *MODULE_KINDS,
+    why="`engine.use: zero` shards gradients (stage 2) and weights (stage 3) over ranks that get different samples and open "
+    "different functions: a component that behaves differently on some ranks gives silently wrong results, or hangs",
+    fix="compute from inputs and parameters alone, never from the rank, the environment or earlier calls; do not communicate "
+    "with other ranks (return statistics for `update_buffers` instead); inner modules must return tensors, or tuples and "
+    "dicts of tensors",
 )
-def together(case: Case) -> None:
-    """Trained in two processes with ZeRO-2 and ZeRO-3, a model with it gets the weights that one process gives it."""
+def zero_parity(case: Case) -> None:
+    """Training in two processes with ZeRO-2 and ZeRO-3 gives the same weights as training in one process."""
     try:
-        found = compared(case)
-    except Apart as fault:
-        raise Failure(f"a model with it, trained in two processes, {fault}") from fault
-    for fault in found:
-        when = f" {WHEN[fault.step]}" if case.kind != "router" else ""
-        by = (
-            f"differs by {fault.difference:.2g}"
-            if fault.difference == fault.difference
-            else "is not told in all of them"
+        differences = find_zero_differences(case)
+    except PairFailure as failure:
+        raise Failure(f"a model with it, trained in two processes, {failure}") from failure
+    for difference in differences:
+        when = f" {STEP_DESCRIPTIONS[difference.step]}" if case.kind != "router" else ""
+        # NaN means that only one of the two has the value.
+        if math.isnan(difference.difference):
+            problem = "is not reported on all ranks"
+        else:
+            problem = f"differs by {difference.difference:.2g}"
+        raise Failure(
+            f"at stage {difference.stage} in two processes, {difference.what} {problem} after step {difference.step + 1},{when}"
         )
-        raise Failure(f"at stage {fault.stage} in two processes, {fault.what} {by} after step {fault.step + 1},{when}")

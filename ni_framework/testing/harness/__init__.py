@@ -1,1 +1,1 @@
-"""What conformance checks are run on: a component, a call of it, a small model around it."""
+"""What conformance checks run: a component, a call of the component, and a small model that contains it."""

@@ -1,4 +1,4 @@
-"""A component under test: its class, its options, and the small sizes at which it is built."""
+"""A component under test: its class, its options, and the small sizes that it is built for."""
 
 from __future__ import annotations
 
@@ -10,119 +10,124 @@ import attrs
 import torch
 from attrs import frozen
 
-from ni_framework.contracts import BASES, Choice, Sizes
+from ni_framework.contracts import COMPONENT_BASES, ComponentSpec, Sizes
 from ni_framework.errors import OptionError, RecipeError
-from ni_framework.nn.init import WithoutValues, initialise
+from ni_framework.nn.init import SkipInit, initialise_model
 from ni_framework.recipe import dump_values, load_options
 from ni_framework.recipe.validate.fields import examples_of
-from ni_framework.registry.resolve import component, config_of, contract_fault
-from ni_framework.testing.failures import Excused, Failure
+from ni_framework.registry.resolve import find_contract_violation, resolve_component, resolve_config
+from ni_framework.testing.failures import Failure, NotApplicable
 
-# All differ, so that no mistake in a transpose passes unseen; the input's elements lie on a grid, and one CLS is before
-# them.
-SIZES = Sizes(width=12, functions=11, code=9, type=8, grid=(3, 2))
-WIDTHS = 24, 48, 96  # for a component that refuses the usual one
-BATCH = 3
-TASKS: Mapping[str, int] = {"shape": 13, "colour": 14}
-BIAS, OUT = True, 10  # of a linear map
+# All sizes differ, so that a wrong transpose is detected. The elements of the input are on a grid, after one CLS element.
+DEFAULT_SIZES = Sizes(width=12, functions=11, code=9, type=8, grid=(3, 2))
+# These widths are used for a component that rejects the default one.
+FALLBACK_WIDTHS = 24, 48, 96
+CASE_BATCH_SIZE = 3
+CASE_TASKS: Mapping[str, int] = {"shape": 13, "colour": 14}
+# How a linear map is built.
+LINEAR_BIAS, LINEAR_OUT_FEATURES = True, 10
 
 
-@frozen(eq=False)  # cases are compared by identity, so that results are cached for each
+# Cases are compared by identity, so that results can be cached for each one.
+@frozen(eq=False)
 class Case:
-    """A component class with options and sizes. Raises `Failure` for a class that is no component, or for its options."""
+    """A component class with options and sizes. Properties raise `Failure` for an invalid class or invalid options."""
 
     cls: Any
     options: Mapping[str, Any] = {}
-    given: Sizes | None = None
+    fixed_sizes: Sizes | None = None
 
     @cached_property
     def sizes(self) -> Sizes:
-        """The sizes that were given; without, the usual ones, or others if the component says that those do not fit."""
-        if self.given is not None or self.kind == "data":
-            return self.given or SIZES
-        refused = None
-        for grid in (SIZES.grid, (4, 4)):
-            for width in (SIZES.width, *WIDTHS):
-                sizes = attrs.evolve(SIZES, width=width, grid=grid)
+        """The given sizes, or the default ones; if the component rejects these, the first ones that it accepts."""
+        if self.fixed_sizes is not None or self.kind == "data":
+            return self.fixed_sizes or DEFAULT_SIZES
+        first_error = None
+        for grid in (DEFAULT_SIZES.grid, (4, 4)):
+            for width in (DEFAULT_SIZES.width, *FALLBACK_WIDTHS):
+                sizes = attrs.evolve(DEFAULT_SIZES, width=width, grid=grid)
                 try:
-                    self.on_meta(sizes)
+                    self.build_on_meta(sizes)
                 except OptionError as error:
-                    refused = refused or error
+                    first_error = first_error or error
                 except Exception:
-                    return SIZES  # the checks say what is wrong with it
+                    # The checks will report what is wrong with the component.
+                    return DEFAULT_SIZES
                 else:
                     return sizes
         raise Failure(
-            f"it refuses the sizes that are tried ({refused}); give some that fit: "
+            f"it rejects all sizes that were tried ({first_error}); give sizes that it accepts: "
             f"conformance({self.cls.__name__}, Sizes(width=..., functions=..., code=..., type=..., grid=...))"
         )
 
     @cached_property
     def kind(self) -> str:
-        """The kind of component that the class is."""
-        kinds = [kind for kind, base in BASES.items() if isinstance(self.cls, type) and issubclass(self.cls, base)]
+        """The component kind of the class."""
+        kinds = [
+            kind for kind, base in COMPONENT_BASES.items() if isinstance(self.cls, type) and issubclass(self.cls, base)
+        ]
         if not kinds:
-            bases = ", ".join(base.__name__ for base in BASES.values())
-            raise Failure(f"{self.cls!r} is no component; make it a subclass of one of contracts.{{{bases}}}")
-        if fault := contract_fault(kinds[0], self.cls):
+            bases = ", ".join(base.__name__ for base in COMPONENT_BASES.values())
+            raise Failure(f"{self.cls!r} is not a component; make it a subclass of one of contracts.{{{bases}}}")
+        if fault := find_contract_violation(kinds[0], self.cls):
             raise Failure(f"{self.cls.__name__} {fault}")
         return kinds[0]
 
     @cached_property
     def config(self) -> Any:
-        """The options as the component gets them: those given, examples of those that have no default, and defaults."""
+        """The options of the component: the given ones, examples for options without a default, and defaults."""
         assert self.kind
-        given = examples_of(self.cls.Config) | dict(self.options)
-        lacking = [name for name, value in given.items() if value is None]
-        if lacking:
+        values = examples_of(self.cls.Config) | dict(self.options)
+        missing = [name for name, value in values.items() if value is None]
+        if missing:
             raise Failure(
-                f"the option `{lacking[0]}` has neither a default nor an example; declare it with example=..."
+                f"the option `{missing[0]}` has neither a default nor an example; declare it with example=..."
             )
         try:
-            return load_options(self.cls.Config, dump_values(given), resolve=config_of)
+            return load_options(self.cls.Config, dump_values(values), resolve=resolve_config)
         except RecipeError as error:
-            raise Failure(f"its options are refused: {error.problems[0].message}") from error
+            raise Failure(f"its options are invalid: {error.problems[0].message}") from error
 
-    def made(self, sizes: Sizes | None = None) -> Any:
-        """A new component, as the framework makes one; on whatever device is the default one."""
+    def instantiate(self, sizes: Sizes | None = None) -> Any:
+        """Builds a component as the framework does, on the current default device."""
         sizes = sizes or self.sizes
         match self.kind:
             case "data":
-                return self.cls(self.config, build)
+                return self.cls(self.config, build_inner_component)
             case "linear":
-                return self.cls(self.config, sizes.width, OUT, sizes.code, BIAS)
+                return self.cls(self.config, sizes.width, LINEAR_OUT_FEATURES, sizes.code, LINEAR_BIAS)
             case "input":
                 return self.cls(self.config, sizes.width)
             case "head":
-                return self.cls(self.config, sizes.width, TASKS)
+                return self.cls(self.config, sizes.width, CASE_TASKS)
             case _:
-                return self.cls(self.config, sizes, build)
+                return self.cls(self.config, sizes, build_inner_component)
 
-    def on_meta(self, sizes: Sizes | None = None) -> Any:
-        """A new component on the meta device, as `build_model` makes one before it gets its values."""
-        with torch.device("meta"), WithoutValues():
-            return self.made(sizes)
+    def build_on_meta(self, sizes: Sizes | None = None) -> Any:
+        """Builds a component on the meta device, as `build_model` does before it initializes the values."""
+        with torch.device("meta"), SkipInit():
+            return self.instantiate(sizes)
 
-    def built(self, sizes: Sizes | None = None, seed: int = 0) -> Any:
-        """A component in float64 with all its parameters moved from their start, so that what begins at zero counts too."""
-        module = self.on_meta(sizes)
-        initialise(module, seed)
+    def build_perturbed(self, sizes: Sizes | None = None, seed: int = 0) -> Any:
+        """Builds a component in float64 and perturbs its initial parameters, so that parameters that start at 0 matter, too."""
+        module = self.build_on_meta(sizes)
+        initialise_model(module, seed)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
         return module.double().eval()
 
-    def without_places(self) -> Sizes:
-        """The sizes with elements that lie on no grid; `Excused` for a component that needs one."""
+    def gridless_sizes(self) -> Sizes:
+        """Returns the sizes without a grid. Raises `NotApplicable` if the component needs one."""
         sizes = attrs.evolve(self.sizes, grid=None)
         try:
-            self.on_meta(sizes)
+            self.build_on_meta(sizes)
         except OptionError as error:
-            raise Excused(f"it needs the places of elements: {error.message}") from error
+            raise NotApplicable(f"it needs the positions of elements: {error.message}") from error
         return sizes
 
 
-def build(kind: str, choice: Choice, /, *sizes: Any) -> Any:
-    """`contracts.Build` for the components inside of one under test."""
-    return component(kind, choice.use)(choice.options, *sizes)
+def build_inner_component(kind: str, spec: ComponentSpec, /, *sizes: Any) -> Any:
+    """Builds the components inside the one under test; a `contracts.ComponentFactory`."""
+    return resolve_component(kind, spec.use)(spec.options, *sizes)

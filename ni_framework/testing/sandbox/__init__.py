@@ -1,1 +1,1 @@
-"""What a plugin's import and calls do beside their result: prints, files, random generators."""
+"""Detects side effects of importing and calling plugins: printed text, files, random generators and other global state."""

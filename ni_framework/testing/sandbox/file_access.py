@@ -1,4 +1,4 @@
-"""Which files are opened and which folders are listed, by whatever way Python code has to do it."""
+"""Records which files are opened and which folders are listed, by any means that Python code has."""
 
 from __future__ import annotations
 
@@ -9,42 +9,48 @@ from contextlib import contextmanager
 from functools import cache
 from types import FrameType
 
-EVENTS = {"open": "opens", "os.listdir": "lists", "os.scandir": "lists"}
-MACHINERY = ("importlib", "linecache", "ni_framework/registry")  # whose files are source code, not data
-_recording: dict[int, list[str]] = {}  # by thread
+AUDIT_EVENTS = {"open": "opens", "os.listdir": "lists", "os.scandir": "lists"}
+# These modules open source code, not data.
+IMPORT_MACHINERY = ("importlib", "linecache", "ni_framework/registry")
+# The recorded accesses, by thread identifier.
+_touched_by_thread: dict[int, list[str]] = {}
 
 
 @contextmanager
-def recorded(touched: list[str]) -> Iterator[None]:
-    """Appends what this thread opens ("opens data.bin") and lists, but for what the import of modules does."""
-    _listen()
+def record_file_access(touched: list[str]) -> Iterator[None]:
+    """Appends what this thread opens ("opens data.bin") and lists to `touched`, except while it imports modules."""
+    _install_audit_hook()
     thread = threading.get_ident()
-    _recording[thread] = touched
+    _touched_by_thread[thread] = touched
     try:
         yield
     finally:
-        del _recording[thread]
+        del _touched_by_thread[thread]
 
 
 @cache
-def _listen() -> None:
-    """Once in a process: an audit hook cannot be taken away again."""
-    sys.addaudithook(_hear)
+def _install_audit_hook() -> None:
+    """Installs the audit hook, once in a process, because audit hooks cannot be removed."""
+    sys.addaudithook(_on_audit_event)
 
 
-def _hear(event: str, arguments: tuple[object, ...]) -> None:
-    if not _recording or event not in EVENTS or (touched := _recording.get(threading.get_ident())) is None:
+def _on_audit_event(event: str, arguments: tuple[object, ...]) -> None:
+    if (
+        not _touched_by_thread
+        or event not in AUDIT_EVENTS
+        or (touched := _touched_by_thread.get(threading.get_ident())) is None
+    ):
         return
     path = arguments[0]
     path = path.decode(errors="replace") if isinstance(path, bytes) else "." if path is None else path
-    if isinstance(path, int) or str(path).startswith("/dev/") or _by_machinery(sys._getframe(1)):
+    if isinstance(path, int) or str(path).startswith("/dev/") or _is_import_machinery(sys._getframe(1)):
         return
-    touched.append(f"{EVENTS[event]} {path}")
+    touched.append(f"{AUDIT_EVENTS[event]} {path}")
 
 
-def _by_machinery(frame: FrameType | None) -> bool:
+def _is_import_machinery(frame: FrameType | None) -> bool:
     while frame is not None:
-        if any(part in frame.f_code.co_filename.replace("\\", "/") for part in MACHINERY):
+        if any(part in frame.f_code.co_filename.replace("\\", "/") for part in IMPORT_MACHINERY):
             return True
         frame = frame.f_back
     return False

@@ -1,4 +1,4 @@
-"""The process that imports modules and tells in a file, in a line of JSON each, what they did beside: see `importing`."""
+"""The process that imports modules and writes the side effects of each one to a file, as a line of JSON (`imports`)."""
 
 from __future__ import annotations
 
@@ -14,46 +14,49 @@ import warnings
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
-import torch  # noqa: F401  before the modules, so that its own import is not theirs
+# Imported before the modules, so that the side effects of importing torch are not attributed to them.
+import torch  # noqa: F401
 
 import ni_framework.contracts  # noqa: F401
-from ni_framework.registry.global_state import Shared
+from ni_framework.registry.global_state import GlobalState
 
-FOLDER, FILES = "changes the current folder", "writes files into the current folder"
-THREADS = "starts threads"
+CHANGES_CWD, WRITES_FILES = "changes the current folder", "writes files into the current folder"
+STARTS_THREADS = "starts threads"
 
 
-def faults_of(module: str) -> list[str]:
-    """What the import of one module, or of the module in a file, does, in words."""
-    before, shared = _around(), Shared()
-    with tempfile.TemporaryFile("w+b") as said:
+def collect_import_faults(module: str) -> list[str]:
+    """Imports a module, given by its name or its file, and describes the side effects."""
+    before, global_state = _snapshot_process(), GlobalState()
+    with tempfile.TemporaryFile("w+b") as output:
         streams = [os.dup(stream) for stream in (1, 2)]
         for stream in (1, 2):
-            os.dup2(said.fileno(), stream)
+            os.dup2(output.fileno(), stream)
         try:
-            _import(module)
+            _import_module(module)
             faults = []
-        except BaseException as fault:
-            faults = [f"raises {type(fault).__name__}: {fault}"]
+        except BaseException as error:
+            faults = [f"raises {type(error).__name__}: {error}"]
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             for stream, old in zip((1, 2), streams, strict=True):
                 os.dup2(old, stream)
                 os.close(old)
-        said.seek(0)
-        lines = said.read().decode(errors="replace").strip().splitlines()
-    faults += [f"changes {name}" for name in shared.put_back()]
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    faults += [f"changes {name}" for name in global_state.restore()]
     faults += [f"prints {lines[0]!r}"] if lines else []
-    after = _around()
-    after[THREADS] |= before[THREADS]  # that of a module before it may have ended
-    if after[FOLDER] != before[FOLDER]:
-        del after[FILES]  # which are those of another folder
-        os.chdir(before[FOLDER])
-    return faults + [words for words, value in after.items() if value != before[words]]
+    after = _snapshot_process()
+    # A thread that an earlier module has started may have ended.
+    after[STARTS_THREADS] |= before[STARTS_THREADS]
+    if after[CHANGES_CWD] != before[CHANGES_CWD]:
+        # These files are in a different folder and cannot be compared.
+        del after[WRITES_FILES]
+        os.chdir(before[CHANGES_CWD])
+    return faults + [message for message, value in after.items() if value != before[message]]
 
 
-def _import(module: str) -> None:
+def _import_module(module: str) -> None:
     if not module.endswith(".py"):
         importlib.import_module(module)
     elif (spec := spec_from_file_location("one_file", module)) and spec.loader:
@@ -61,13 +64,13 @@ def _import(module: str) -> None:
         spec.loader.exec_module(loaded)
 
 
-def _around() -> dict[str, Any]:
-    """What is around a module, by what it does if it changes that."""
+def _snapshot_process() -> dict[str, Any]:
+    """Returns the process state that a module must not change, by the message for a change."""
     return {
         "changes os.environ": dict(os.environ),
-        THREADS: set(threading.enumerate()),
-        FOLDER: os.getcwd(),
-        FILES: sorted(os.listdir(".")),
+        STARTS_THREADS: set(threading.enumerate()),
+        CHANGES_CWD: os.getcwd(),
+        WRITES_FILES: sorted(os.listdir(".")),
         "changes sys.path": list(sys.path),
         "changes the root logger": (logging.root.level, list(logging.root.handlers)),
         "changes signal handlers": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
@@ -76,7 +79,8 @@ def _around() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    modules, answer = json.loads(sys.argv[1]), sys.argv[2]
-    with open(answer, "w", encoding="utf-8", buffering=1) as file:  # each line at once: the next module may end us
+    modules, report_path = json.loads(sys.argv[1]), sys.argv[2]
+    # Each line is written immediately, because the next module may end this process.
+    with open(report_path, "w", encoding="utf-8", buffering=1) as file:
         for module in modules:
-            file.write(json.dumps(faults_of(module)) + "\n")
+            file.write(json.dumps(collect_import_faults(module)) + "\n")

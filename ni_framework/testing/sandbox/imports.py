@@ -1,4 +1,4 @@
-"""What importing a module does beside defining things, seen in a process of its own."""
+"""Finds the side effects of importing modules, in a separate process."""
 
 from __future__ import annotations
 
@@ -11,62 +11,65 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-TIMEOUT = 120  # seconds, for a module that never ends
-_found: dict[str, tuple[str, ...]] = {}
+# Seconds, for a module whose import does not end.
+IMPORT_TIMEOUT = 120
+_faults_by_module: dict[str, tuple[str, ...]] = {}
 
 
-def import_faults(module: str) -> tuple[str, ...]:
-    """What a module does while it is imported that it must not, in words; empty if nothing."""
-    if module not in _found:
-        watch_imports([module])
-    return _found[module]
+def find_import_faults(module: str) -> tuple[str, ...]:
+    """Returns descriptions of the side effects of importing a module."""
+    if module not in _faults_by_module:
+        check_imports([module])
+    return _faults_by_module[module]
 
 
-def watch_imports(modules: Sequence[str]) -> None:
-    """Looks at several modules in one process, since most of the time goes into its start.
+def check_imports(modules: Sequence[str]) -> None:
+    """Imports several modules in one process, because most of the time is spent on starting it, and stores their faults.
 
-    Where that ends too early, another one looks at the rest; a module is blamed for it if it came first.
+    If the process ends early, another one imports the remaining modules. A module that ends a process in which it is the first
+    one is at fault.
     """
-    left = [*modules]
-    while left:
-        told, end = _watch(left)
-        told = told or [[end]]
-        _found.update(zip(left, map(tuple, told), strict=False))
-        left = left[len(told) :]
+    remaining = [*modules]
+    while remaining:
+        reports, exit_text = _run_import_worker(remaining)
+        reports = reports or [[exit_text]]
+        _faults_by_module.update(zip(remaining, map(tuple, reports), strict=False))
+        remaining = remaining[len(reports) :]
 
 
-def _watch(modules: Sequence[str]) -> tuple[list[list[str]], str]:
-    """What each of the modules does, as far as the process came, and how that ended, in words."""
+def _run_import_worker(modules: Sequence[str]) -> tuple[list[list[str]], str]:
+    """Returns the faults of each module that the process has imported, and a description of how the process ended."""
     path = [os.path.abspath(entry) for entry in sys.path]
     with tempfile.TemporaryDirectory() as folder:
-        answer, inside = Path(folder, "answer"), Path(folder, "inside")
-        inside.mkdir()
+        report_path, work_dir = Path(folder, "report"), Path(folder, "work")
+        work_dir.mkdir()
         command = [
             sys.executable,
             "-m",
             "ni_framework.testing.sandbox.import_worker",
             json.dumps([*modules]),
-            str(answer),
+            str(report_path),
         ]
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 command,
-                cwd=inside,
+                cwd=work_dir,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
                 capture_output=True,
-                timeout=TIMEOUT,
+                timeout=IMPORT_TIMEOUT,
             )
-            end = f"ends the process with exit code {done.returncode}"
+            exit_text = f"ends the process with exit code {completed.returncode}"
         except subprocess.TimeoutExpired:
-            end = f"does not end within {TIMEOUT} s"
-        return _read(answer), end
+            exit_text = f"does not end within {IMPORT_TIMEOUT} s"
+        return _read_worker_report(report_path), exit_text
 
 
-def _read(answer: Path) -> list[list[str]]:
-    """What the process told: a line for each module that it came to the end of."""
-    told = []
-    with suppress(OSError, ValueError):  # it did not come to tell, or not to the end of a line
-        for line in answer.read_text(encoding="utf-8").splitlines():
-            told.append(json.loads(line))
-    return told
+def _read_worker_report(report_path: Path) -> list[list[str]]:
+    """Reads the report of the process, which has one line for each module whose import has ended."""
+    reports = []
+    # The process may have ended before it wrote the file, or in the middle of a line.
+    with suppress(OSError, ValueError):
+        for line in report_path.read_text(encoding="utf-8").splitlines():
+            reports.append(json.loads(line))
+    return reports

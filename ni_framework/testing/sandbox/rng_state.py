@@ -1,4 +1,4 @@
-"""The global generators of random numbers, which no component may move."""
+"""The global random generators, which components must not use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 
-def generators() -> dict[str, Any]:
-    """Their states by name, in a form that can be compared."""
+def rng_states() -> dict[str, Any]:
+    """Returns the states of the global generators by name, as values that can be compared."""
     return {
         "torch's global generator": torch.get_rng_state().numpy().tobytes(),
         "numpy's global generator": str(np.random.get_state()),

@@ -1,1 +1,1 @@
-"""Conformance checks in several processes."""
+"""Runs functions and conformance checks in several processes."""

@@ -1,4 +1,4 @@
-"""Two processes that try components in training, one after the other; they start once, when the first one is tried."""
+"""Trains components in two processes, which start with the first component and are used for all others."""
 
 from __future__ import annotations
 
@@ -12,84 +12,92 @@ from typing import NamedTuple
 
 import attrs
 
-from ni_framework.recipe import plain_values
-from ni_framework.registry.file_plugins import files
-from ni_framework.testing.failures import Excused
+from ni_framework.recipe import to_plain_values
+from ni_framework.registry.file_plugins import plugin_files
+from ni_framework.testing.failures import NotApplicable
 from ni_framework.testing.harness.case import Case
-from ni_framework.testing.workers.pool import Failed, Processes
+from ni_framework.testing.workers.pool import WorkerCallFailed, WorkerPool
 
-TIMEOUT = 120.0  # seconds for one component, which takes one or two
-
-
-class Apart(Exception):
-    """What two processes came to that could not train together, as a phrase that follows "the model"."""
+# Seconds for one component; normally it takes one or two.
+PARITY_TIMEOUT = 120.0
 
 
-class Difference(NamedTuple):
-    """Where training with DeepSpeed first differed from training without it."""
+class PairFailure(Exception):
+    """Two processes could not train a model together. The message is a phrase that follows "the model"."""
+
+
+class ZeroDifference(NamedTuple):
+    """The first difference between training with and without DeepSpeed. `difference` is NaN if only one has the value."""
 
     stage: int
     step: int
     what: str
-    difference: float  # NaN where only one of them has it
+    difference: float
 
 
-def compared(case: Case) -> list[Difference]:
-    """The first differences at each stage, empty where there are none.
+def find_zero_differences(case: Case) -> list[ZeroDifference]:
+    """Returns the first difference at each ZeRO stage; empty if there is no difference.
 
-    Raises `Excused` where it cannot be tried, and `Apart` where a process fails or does not end.
+    Raises `NotApplicable` if the component cannot be trained in other processes, and `PairFailure` if a process fails.
     """
-    component = _place_of(case.cls)
-    if reason := absent():
-        raise Excused(reason)
+    component = _locate_class(case.cls)
+    if reason := unavailable_reason():
+        raise NotApplicable(reason)
     environment = {
         "path": [os.path.abspath(entry) for entry in sys.path],
         "plugins": os.environ.get("NI_PLUGINS"),
-        "files": [str(path.absolute()) for path in files()],
+        "files": [str(path.absolute()) for path in plugin_files()],
     }
-    options, sizes = plain_values(dict(case.options)), attrs.asdict(case.sizes)
-    processes = _two()
-    processes.timeout = TIMEOUT
+    options, sizes = to_plain_values(dict(case.options)), attrs.asdict(case.sizes)
+    workers = _get_worker_pair()
+    workers.timeout = PARITY_TIMEOUT
     try:
-        answers = processes.call(
-            "ni_framework.testing.workers.zero_worker:compare", component, options, sizes, environment
+        responses = workers.call(
+            "ni_framework.testing.workers.zero_worker:compare_zero_with_local", component, options, sizes, environment
         )
-    except Failed as failed:
-        said = [text for text in failed.said if text]
-        raise Apart(said[0] if said else f"comes to no end in {TIMEOUT:g} s, or ends its process") from failed
-    found = [Difference(**fault) for by_stage in zip(*answers, strict=True) for fault in by_stage if fault]
-    return sorted(found, key=lambda fault: (fault.stage, fault.step))
+    except WorkerCallFailed as failed:
+        messages = [text for text in failed.messages if text]
+        raise PairFailure(
+            messages[0] if messages else f"does not finish within {PARITY_TIMEOUT:g} s, or ends its process"
+        ) from failed
+    differences = [
+        ZeroDifference(**difference)
+        for differences_by_rank in zip(*responses, strict=True)
+        for difference in differences_by_rank
+        if difference
+    ]
+    return sorted(differences, key=lambda difference: (difference.stage, difference.step))
 
 
-def _place_of(cls: type) -> dict[str, str]:
-    """Where another process finds a class; raises `Excused` for one that only this process has."""
+def _locate_class(cls: type) -> dict[str, str]:
+    """Returns where another process finds a class. Raises `NotApplicable` for a class that only this process has."""
     name, module = f"{cls.__module__}.{cls.__qualname__}", sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None)
     try:
-        there = attrgetter(cls.__qualname__)(module)
+        resolved = attrgetter(cls.__qualname__)(module)
     except AttributeError:
-        there = None
-    if there is not cls or not file or cls.__module__ == "__main__":
-        raise Excused(f"other processes cannot find it as {name}: define it at the top level of a module")
+        resolved = None
+    if resolved is not cls or not file or cls.__module__ == "__main__":
+        raise NotApplicable(f"other processes cannot find it as {name}: define it at the top level of a module")
     return {"module": cls.__module__, "qualname": cls.__qualname__, "file": os.path.realpath(file)}
 
 
 @cache
-def _two() -> Processes:
+def _get_worker_pair() -> WorkerPool:
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    processes = Processes(2, environment={"PYTHONPATH": path})
-    atexit.register(processes.close)
-    return processes
+    workers = WorkerPool(2, environment={"PYTHONPATH": path})
+    atexit.register(workers.close)
+    return workers
 
 
 @cache
-def absent() -> str | None:
-    """Why nothing can be tried in two processes here; None if it can."""
+def unavailable_reason() -> str | None:
+    """Returns why two processes cannot train together on this machine, or None if they can."""
     if find_spec("deepspeed") is None:
-        return "deepspeed is not installed, with which two processes train: pip install deepspeed"
+        return "deepspeed is not installed, which training in two processes needs: pip install deepspeed"
     try:
-        _two().call("ni_framework.testing.workers.zero_worker:ready")
-    except Failed as failed:
-        reason = next(filter(None, failed.said), "they end, or do not answer")
-        return f"two processes cannot train together here: {reason}"
+        _get_worker_pair().call("ni_framework.testing.workers.zero_worker:prepare_worker")
+    except WorkerCallFailed as failed:
+        reason = next(filter(None, failed.messages), "they end, or do not respond")
+        return f"two processes cannot train together on this machine: {reason}"
     return None

@@ -1,1 +1,1 @@
-"""Answers that are sums of what each element contributes: feature-wise latent additive networks."""
+"""Feature-wise latent additive networks: logits that are sums of the contributions of the elements."""

@@ -1,4 +1,4 @@
-"""What a trained model's elements contributed to its answers on held-out samples."""
+"""The contributions of the elements to the logits of a trained model on held-out samples."""
 
 from __future__ import annotations
 
@@ -12,50 +12,58 @@ from ni_additive.head import Additive
 from ni_framework.checkpoint.load import load_checkpoint
 from ni_framework.errors import UsageError
 from ni_framework.model.compose import build_data
-from ni_framework.model.interpreter import known_tasks
+from ni_framework.model.interpreter import validate_tasks
 from ni_framework.model.trace import trace
 
 
-class Explained(NamedTuple):
-    """Samples, their classes, and the contributions to the predicted class at the places of the elements."""
+class Explanation(NamedTuple):
+    """Samples, their classes, and the contribution of each element to the predicted class."""
 
     image: Tensor  # [B, channels, rows, columns]
     true_B: Tensor
     predicted_B: Tensor
     contribution: Tensor  # [B, rows, columns] of the grid of elements
-    intercept_B: Tensor  # of the predicted class
+    intercept_B: Tensor  # The intercept of the predicted class
 
 
-def explained(run: str | os.PathLike[str], samples: int, task: str | None) -> Explained:
-    """The first held-out samples of each class in turn, explained. Raises `UsageError` for a model that has nothing to show."""
+def explain_samples(run: str | os.PathLike[str], samples: int, task: str | None) -> Explanation:
+    """Explains the first held-out samples of each class in turn.
+
+    Args:
+        run: A run folder or a checkpoint.
+        samples: The number of samples; fewer if the test split is smaller.
+        task: The task to explain; None takes the first task of the model.
+
+    Raises:
+        UsageError: The model has no head `additive`, or its elements are not patches of an image.
+    """
     model, recipe = load_checkpoint(run)
     head, grid, shape = model.head, model.input.grid, model.input.shape
     if not isinstance(head, Additive):
-        raise UsageError(
-            f"{run}: its head is `{recipe.model.head.use}`; contributions are those of the head `additive`"
-        )
+        raise UsageError(f"{run}: its head is `{recipe.model.head.use}`; only the head `additive` has contributions")
     if grid is None or len(shape) != 3:
-        raise UsageError(
-            f"{run}: its input is `{recipe.model.input.use}`, whose elements are no parts of an image; there is nothing to draw"
-        )
-    (task,) = known_tasks(None if task is None else [task], model.tasks)[:1]
+        raise UsageError(f"{run}: its input is `{recipe.model.input.use}`, whose elements are not patches of an image")
+    (task,) = validate_tasks(None if task is None else [task], model.tasks)[:1]
     split = build_data(recipe).open()["test"]
     target_B = split.batch(torch.arange(len(split)), None).targets[task]
-    batch = split.batch(_in_turn(target_B)[:samples], None)
-    done = trace(model, batch.inputs, batch.mask, [task])
-    present_BV = batch.mask  # an additive head has no CLS elements
-    predicted_B = done.logits[task].argmax(dim=-1)
+    batch = split.batch(_round_robin_by_class(target_B)[:samples], None)
+    model_trace = trace(model, batch.inputs, batch.mask, [task])
+    # The elements are those of the input, because this head has no CLS elements.
+    present_BV = batch.mask
+    predicted_B = model_trace.logits[task].argmax(dim=-1)
     with torch.no_grad():
-        contribution = head.contributions(done.outputs[-1], present_BV, [task])[task]
-        of_predicted_BN = contribution.gather(
+        contribution = head.contributions(model_trace.outputs[-1], present_BV, [task])[task]
+        predicted_contribution_BN = contribution.gather(
             2, predicted_B[:, None, None].expand(-1, contribution.shape[1], 1)
         ).squeeze(2)
-        intercept_B = head.of(task).intercept[predicted_B]
-    return Explained(batch.inputs, batch.targets[task], predicted_B, of_predicted_BN.unflatten(1, grid), intercept_B)
+        intercept_B = head.sum_for_task(task).intercept[predicted_B]
+    return Explanation(
+        batch.inputs, batch.targets[task], predicted_B, predicted_contribution_BN.unflatten(1, grid), intercept_B
+    )
 
 
-def _in_turn(class_B: Tensor) -> Tensor:
-    """Indices of the first sample of each class, then of the second, and so on."""
+def _round_robin_by_class(class_B: Tensor) -> Tensor:
+    """Returns the indices of the first sample of each class, then of the second one, and so on."""
     seen: dict[int, int] = {}
     turns = []
     for number in class_B.tolist():

@@ -1,4 +1,4 @@
-"""Logits that are sums over elements."""
+"""The head whose logits are sums over elements."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from ni_framework.options import config, option
 class Additive(Head):
     """logits = b + W sum_i phi(x_i), the sum over the input's elements: [B, N, D] -> {task: [B, classes]}.
 
-    What each element adds to each logit, W phi(x_i), is exact: `contributions`. phi is a LayerNorm and an MLP, each task has its
-    own phi, W and b, and there are no CLS elements. W and b have mean 0 over the classes: a softmax does not see what all classes
-    have in common, so that it is no evidence for any. Source: Nguyen and Martínez, "It's FLAN time! Summing feature-wise latent
-    representations for interpretability", arXiv 2106.10086, with the linear map in the place of their network rho, after which
-    contributions would no longer add up. Elements must not have influenced each other for it to be a FLAN: see `apart`.
+    `contributions` returns what each element adds to each logit, W phi(x_i), exactly. phi is a LayerNorm and an MLP, each task
+    has its own phi, W and b, and there are no CLS elements. W and b have mean 0 over the classes, because a value that is added
+    to all logits does not change the softmax and so is not evidence for any class. Source: Nguyen and Martínez, "It's FLAN time!
+    Summing feature-wise latent representations for interpretability", arXiv 2106.10086. Their network rho is replaced by a
+    linear map, because contributions would not add up otherwise. The model is a FLAN only if the elements have not influenced
+    each other: see the body `apart`.
     """
 
-    api = 1
+    api = 2
 
     @config
     class Config:
         depth: int = option(default=1, ge=1, help="layers of phi, each a linear map and a GELU")
         latent: int | None = option(default=None, ge=1, help="width of phi(x_i); null takes the width of an element")
         label_smoothing: float = option(
-            default=0.0, ge=0, lt=1, help="part of the target spread evenly over the classes in training"
+            default=0.0, ge=0, lt=1, help="part of the target that is spread evenly over the classes in training"
         )
 
     def __init__(self, config: Config, width: int, tasks: Mapping[str, int]) -> None:
@@ -40,21 +41,30 @@ class Additive(Head):
             SumOfElements(width, config.latent or width, config.depth, classes) for classes in tasks.values()
         )
 
-    def start(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
+    def cls_tokens(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
         return next(self.parameters()).new_zeros(0, self.width), 1
 
     def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return {task: self.of(task)(x_BVD, present_BV) for task in tasks}
+        return {task: self.sum_for_task(task)(x_BVD, present_BV) for task in tasks}
 
     def contributions(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """What each element adds to each logit, {task: [B, N, classes]}; their sum is the logits less the intercept."""
-        return {task: self.of(task).contributions(x_BVD, present_BV) for task in tasks}
+        """Returns what each element adds to each logit; the sum over elements is the logits minus the intercept.
 
-    def of(self, task: str) -> SumOfElements:
-        """What answers a task."""
-        found = self.sums[self.tasks.index(task)]
-        assert isinstance(found, SumOfElements)
-        return found
+        Args:
+            x_BVD: The final states of the elements.
+            present_BV: False where an element is masked; None if no element is.
+            tasks: The requested tasks.
+
+        Returns:
+            {task: [B, N, classes]}.
+        """
+        return {task: self.sum_for_task(task).contributions(x_BVD, present_BV) for task in tasks}
+
+    def sum_for_task(self, task: str) -> SumOfElements:
+        """Returns the module that computes the logits of a task."""
+        module = self.sums[self.tasks.index(task)]
+        assert isinstance(module, SumOfElements)
+        return module
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
@@ -79,23 +89,23 @@ class SumOfElements(nn.Module):
 
     @property
     def intercept(self) -> Tensor:
-        """What the logits [classes] are without any element."""
+        """The logits [classes] without any element."""
         return self.rho.bias - self.rho.bias.mean()
 
     def forward(self, x_BVD: Tensor, present_BV: Tensor | None) -> Tensor:
         return F.linear(self._latent(x_BVD, present_BV).sum(dim=1), self._weight(), self.intercept)
 
     def contributions(self, x_BVD: Tensor, present_BV: Tensor | None) -> Tensor:
-        """W phi(x_i), [B, N, classes]; 0 where an element is masked."""
+        """Returns W phi(x_i), [B, N, classes]; 0 where an element is masked."""
         return F.linear(self._latent(x_BVD, present_BV), self._weight())
 
     def _weight(self) -> Tensor:
         return self.rho.weight - self.rho.weight.mean(dim=0)
 
     def _latent(self, x_BVD: Tensor, present_BV: Tensor | None) -> Tensor:
-        """phi(x_i), [B, N, P]; 0 where an element is masked."""
+        """Returns phi(x_i), [B, N, P]; 0 where an element is masked."""
         if present_BV is None:
             return self.phi(x_BVD)
         present_BV1 = present_BV.unsqueeze(-1)
-        # Twice: what stands in a masked element's place may be NaN, whose gradient no later choice would stop.
+        # Twice: a masked element may be NaN, and the outer `where` alone would not keep NaN out of the gradient.
         return torch.where(present_BV1, self.phi(torch.where(present_BV1, x_BVD, 0)), 0)

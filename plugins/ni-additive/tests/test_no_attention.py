@@ -1,4 +1,4 @@
-"""The body without attention: against loops, in both layouts, and compiled."""
+"""The body without attention: comparison with loops, in both layouts, and compiled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ni_framework.model.compose import build_model
 from ni_framework.nn.layouts.dense import DensePairs
 from ni_framework.nn.layouts.packed import PackedPairs
-from ni_framework.registry import recipe_in
+from ni_framework.registry import load_recipe_text
 
 TEXT = """
 ni: 1
@@ -35,24 +35,24 @@ def randn(*shape: int, seed: int) -> Tensor:
 
 
 def compatibilities() -> Tensor:
-    """Random, some closed; function 1 takes nothing of sample 0."""
+    """Returns random compatibilities with closed pairs; function 1 takes no element of sample 0."""
     c_BUV = randn(B, U, V, seed=0).abs()
     c_BUV[randn(B, U, V, seed=1) < -0.4] = 0
     c_BUV[0, 1] = 0
     return c_BUV
 
 
-def body_of(*overrides: str) -> Any:
-    return next(iter(build_model(recipe_in(TEXT, overrides)).double().scripts)).body
+def build_body(*overrides: str) -> Any:
+    return next(iter(build_model(load_recipe_text(TEXT, overrides)).double().scripts)).body
 
 
-def pooled(body: Any, layout: Any, x_BVD: Tensor, code_UC: Tensor, c_BUV: Tensor) -> Tensor:
+def run_combined(body: Any, layout: Any, x_BVD: Tensor, code_UC: Tensor, c_BUV: Tensor) -> Tensor:
     pairs = layout(c_BUV)
-    return pairs.pool(body(x_BVD, body.prepare(code_UC, V), pairs))
+    return pairs.combine(body(x_BVD, body.prepare(code_UC, V), pairs))
 
 
-def in_loops(body: Any, x_BVD: Tensor, code_UC: Tensor, c_BUV: Tensor) -> Tensor:
-    """sum_u c_ui y_ui, a pair at a time."""
+def reference_loop(body: Any, x_BVD: Tensor, code_UC: Tensor, c_BUV: Tensor) -> Tensor:
+    """Returns sum_u c_ui y_ui, computed pair by pair."""
     rows = []
     for b in range(B):
         for i in range(V):
@@ -73,44 +73,53 @@ def in_loops(body: Any, x_BVD: Tensor, code_UC: Tensor, c_BUV: Tensor) -> Tensor
     return torch.stack(rows).unflatten(0, (B, V))
 
 
-def both(found: Any, expected: Any, body: Any, opened: bool = True) -> None:
-    """Values and gradients are equal; those of closed pairs' compatibilities do not count."""
+def assert_same_values_and_gradients(actual: Any, expected: Any, body: Any, has_open_pairs: bool = True) -> None:
+    """Checks that values and gradients are equal, except gradients of the compatibilities of closed pairs."""
     x_BVD, code_UC = randn(B, V, D, seed=2).requires_grad_(), randn(U, C, seed=3).requires_grad_()
-    c_BUV = (compatibilities() if opened else torch.zeros(B, U, V, dtype=torch.float64)).requires_grad_()
-    told = []
-    for run in (found, expected):
+    c_BUV = (compatibilities() if has_open_pairs else torch.zeros(B, U, V, dtype=torch.float64)).requires_grad_()
+    results = []
+    for run in (actual, expected):
         value = run(x_BVD, code_UC, c_BUV)
         gradients = torch.autograd.grad(
             (value * randn(B, V, D, seed=4)).sum(), [x_BVD, code_UC, c_BUV, *body.parameters()]
         )
-        told.append([value, *gradients[:2], gradients[2] * (c_BUV > 0), *gradients[3:]])
-    for one, other in zip(*told, strict=True):
+        results.append([value, *gradients[:2], gradients[2] * (c_BUV > 0), *gradients[3:]])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-        assert opened or not one.any()
+        assert has_open_pairs or not one.any()
 
 
 @pytest.mark.parametrize("layout", [DensePairs, PackedPairs])
 def test_against_loops(layout: Any) -> None:
-    body = body_of()
-    both(lambda *given: pooled(body, layout, *given), lambda *given: in_loops(body, *given), body)
+    body = build_body()
+    assert_same_values_and_gradients(
+        lambda *arguments: run_combined(body, layout, *arguments),
+        lambda *arguments: reference_loop(body, *arguments),
+        body,
+    )
 
 
 @pytest.mark.parametrize("linear", ["plain", "gated", "hyper"])
 def test_layouts_agree_for_all_maps(linear: str) -> None:
-    body = body_of(f"model.body.linear={{use: {linear}}}", "model.body.hidden=null")
+    body = build_body(f"model.body.linear={{use: {linear}}}", "model.body.hidden=null")
     x_BVD, code_UC, c_BUV = randn(B, V, D, seed=2), randn(U, C, seed=3), compatibilities()
-    dense, packed = (pooled(body, layout, x_BVD, code_UC, c_BUV) for layout in (DensePairs, PackedPairs))
+    dense, packed = (run_combined(body, layout, x_BVD, code_UC, c_BUV) for layout in (DensePairs, PackedPairs))
     torch.testing.assert_close(dense, packed, rtol=1e-9, atol=1e-9)
 
 
-def test_nothing_open_leaves_nothing() -> None:
-    """And gradients of 0, none of which is missing."""
-    body = body_of()
-    both(lambda *given: pooled(body, DensePairs, *given), lambda *given: pooled(body, PackedPairs, *given), body, False)
+def test_without_open_pairs() -> None:
+    """Values and gradients are 0, and no gradient is missing."""
+    body = build_body()
+    assert_same_values_and_gradients(
+        lambda *arguments: run_combined(body, DensePairs, *arguments),
+        lambda *arguments: run_combined(body, PackedPairs, *arguments),
+        body,
+        False,
+    )
 
 
-def test_it_compiles_in_one_piece() -> None:
-    body, x_BVD, code_UC, c_BUV = body_of(), randn(B, V, D, seed=2), randn(U, C, seed=3), compatibilities()
-    compiled = torch.compile(pooled, fullgraph=True, backend="eager")
-    given = body, DensePairs, x_BVD, code_UC, c_BUV
-    torch.testing.assert_close(compiled(*given), pooled(*given))
+def test_compiles_without_graph_breaks() -> None:
+    body, x_BVD, code_UC, c_BUV = build_body(), randn(B, V, D, seed=2), randn(U, C, seed=3), compatibilities()
+    compiled = torch.compile(run_combined, fullgraph=True, backend="eager")
+    arguments = body, DensePairs, x_BVD, code_UC, c_BUV
+    torch.testing.assert_close(compiled(*arguments), run_combined(*arguments))

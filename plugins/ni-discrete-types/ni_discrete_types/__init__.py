@@ -1,1 +1,1 @@
-"""Types and messages made of the entries of a learned codebook: multi-headed vector quantisation."""
+"""Types and messages that consist of entries of a learned codebook: multi-headed vector quantisation."""

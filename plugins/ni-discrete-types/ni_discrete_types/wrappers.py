@@ -1,4 +1,4 @@
-"""What the components that discretise another one's vectors have in common."""
+"""The base of components that quantise the vectors of another component."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ni_discrete_types.segment_codebook import Codebook
-from ni_framework.contracts import Answer, Component
+from ni_discrete_types.segment_codebook import SegmentCodebook
+from ni_framework.contracts import Component, Output
 from ni_framework.errors import OptionError
 from ni_framework.options import config, option
 
-_INNER, _OWN = "inner.", "codebook."  # before the names of statistics: the inner component may be of the same kind
+# Prefixes of the names of statistics, because the inner component may be of the same class.
+_INNER_STATISTICS, _CODEBOOK_STATISTICS = "inner.", "codebook."
 
 
 @config
 class CodebookOptions:
-    """What every codebook has."""
+    """The options of every codebook."""
 
-    heads: int = option(default=4, ge=1, help="segments of a vector, each of which becomes one entry, G")
+    heads: int = option(
+        default=4, ge=1, help="number of segments of a vector, each of which is replaced by one entry, G"
+    )
     entries: int = option(default=64, ge=2, help="number of entries in the codebook, shared by all segments, L")
-    commitment: float = option(default=0.25, ge=0, help="weight of the loss that draws segments to their entries")
-    decay: float = option(default=0.9, ge=0, lt=1, help="how slowly entries follow what they replace, per step")
+    commitment: float = option(default=0.25, ge=0, help="weight of the loss that pulls segments to their entries")
+    decay: float = option(
+        default=0.9, ge=0, lt=1, help="decay of the moving averages per step; the larger, the slower entries follow"
+    )
 
 
-class AroundCodebook(Component):
-    """Base of components with a codebook around an `inner` one: passes on what that tells, and adds its own."""
+class CodebookWrapper(Component):
+    """Base of components with a codebook around an `inner` one; adds its loss and statistics to those of the inner one."""
 
-    inner: Any  # of the same kind
+    # A component of the same kind.
+    inner: Any
 
     def __init__(self, options: CodebookOptions, width: int, vectors: str, key: str) -> None:
         super().__init__()
@@ -38,40 +44,49 @@ class AroundCodebook(Component):
             raise OptionError(
                 "heads",
                 f"{vectors} of width {width} cannot be cut into {options.heads} equal segments",
-                f"{key} is {width}, which these divide: {fits}",
+                f"{key} is {width}; choose one of its divisors: {fits}",
             )
         self.commitment = options.commitment
-        self.codebook = Codebook(options.entries, width // options.heads, options.decay)
+        self.codebook = SegmentCodebook(options.entries, width // options.heads, options.decay)
 
-    def told(
+    def make_output(
         self,
-        inner: Answer,
+        inner: Output,
         result: Tensor,
         loss: str,
         gap_BX: Tensor,
         weight_BX: Tensor,
         statistics: Mapping[str, Tensor],
-    ) -> Answer:
-        """The result with the inner answer's losses and statistics and, in training, one's own.
+    ) -> Output:
+        """Returns the result with the losses and statistics of the inner component and, in training, of the codebook.
 
-        The loss is the mean over samples of each sample's weighted mean of the gaps, which is the same however a batch is
-        divided; a sample in which nothing counts adds 0, and no samples are 0.
+        The loss is the mean over samples of the weighted mean of the gaps within each sample, so it does not depend on the
+        micro-batches. A sample whose weights are all 0 adds 0; without samples the loss is 0.
+
+        Args:
+            inner: The output of the inner component.
+            result: The value to return.
+            loss: The name of the loss.
+            gap_BX: The squared distances of vectors to their entries.
+            weight_BX: How much each vector counts in the loss.
+            statistics: The statistics of the codebook.
         """
-        losses, passed = dict(inner.losses), {f"{_INNER}{name}": value for name, value in inner.statistics.items()}
+        losses = dict(inner.aux_losses)
+        all_statistics = {f"{_INNER_STATISTICS}{name}": value for name, value in inner.statistics.items()}
         if self.training:
             weight_B = weight_BX.sum(dim=1)
             mean_B = (weight_BX * gap_BX).sum(dim=1) / torch.where(weight_B > 0, weight_B, 1)
             losses[loss] = losses.get(loss, 0) + self.commitment * mean_B.sum() / max(len(mean_B), 1)
-            passed |= {f"{_OWN}{name}": value for name, value in statistics.items()}
-        return Answer(result, losses, passed)
+            all_statistics |= {f"{_CODEBOOK_STATISTICS}{name}": value for name, value in statistics.items()}
+        return Output(result, losses, all_statistics)
 
-    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
-        if inner := _under(_INNER, statistics):
-            self.inner.absorb(inner)
-        if own := _under(_OWN, statistics):
-            self.codebook.absorb(own)
+    def update_buffers(self, statistics: Mapping[str, Tensor]) -> None:
+        if inner_statistics := _statistics_with_prefix(_INNER_STATISTICS, statistics):
+            self.inner.update_buffers(inner_statistics)
+        if codebook_statistics := _statistics_with_prefix(_CODEBOOK_STATISTICS, statistics):
+            self.codebook.update_buffers(codebook_statistics)
 
 
-def _under(prefix: str, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The statistics whose names begin with a prefix, by the rest of their names."""
+def _statistics_with_prefix(prefix: str, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the statistics whose names begin with a prefix, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in statistics.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Types and messages together: codebooks that move in training, one around another, compiled, and the recipes."""
+"""Types and messages together: updates of codebooks in training, nested codebooks, and the recipes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Context
-from ni_framework.data.sampler import Order
+from ni_framework.data.sampler import EpochSampler
 from ni_framework.engines.local import LocalEngine
 from ni_framework.model.compose import build_data, build_model
 from ni_framework.model.noise import KeyedNoise
 from ni_framework.recipe import Recipe
-from ni_framework.registry import load_recipe, recipe_in
+from ni_framework.registry import load_recipe, load_recipe_text
 from ni_framework.training.train import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -37,19 +37,19 @@ train: {steps: 3, batch: 8, log_every: 1}
 B, U, V, D = 2, 3, 6, 12
 
 
-def recipe_of(*overrides: str) -> Recipe:
-    return recipe_in(TEXT, overrides)
+def make_recipe(*overrides: str) -> Recipe:
+    return load_recipe_text(TEXT, overrides)
 
 
 def randn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_training_moves_the_codebooks_alike_however_a_batch_is_divided() -> None:
+def test_codebook_updates_do_not_depend_on_micro_batches() -> None:
     ends = []
-    for accumulate in (1, 4):
-        recipe = recipe_of(f"train.accumulate={accumulate}")
-        model, order = build_model(recipe), Order(build_data(recipe).open()["train"], 8, 0)
+    for micro_batches in (1, 4):
+        recipe = make_recipe(f"train.micro_batches={micro_batches}")
+        model, order = build_model(recipe), EpochSampler(build_data(recipe).open()["train"], 8, 0)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         LocalEngine(model, recipe).step(0, order[0], trace=False)
         ends.append([model.state_dict()[f"{book}.entry"] for book in BOOKS])
@@ -58,9 +58,9 @@ def test_training_moves_the_codebooks_alike_however_a_batch_is_divided() -> None
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_no_samples_lose_nothing() -> None:
-    """A process without samples takes part: losses of 0, gradients of 0."""
-    model = build_model(recipe_of()).train()
+def test_empty_batch_has_zero_loss() -> None:
+    """A rank without samples takes part, with losses and gradients of 0."""
+    model = build_model(make_recipe()).train()
     losses = model(torch.empty(0, 1, 8, 8), detail="losses").losses
     assert [float(loss.detach()) for loss in losses.values()] == [0, 0]
     torch.stack(list(losses.values())).sum().backward()
@@ -70,25 +70,26 @@ def test_no_samples_lose_nothing() -> None:
         assert not parameter.grad.any()
 
 
-def test_one_around_another() -> None:
-    """Losses add up, and each takes in its own statistics, though they are of one kind and one name."""
-    recipe = recipe_of(
+def test_nested_codebooks() -> None:
+    """Losses add up, and each codebook receives its own statistics, though the names are the same."""
+    recipe = make_recipe(
         "model.type_inference.inner={use: discrete, heads: 4, entries: 5}",
         "model.body.inner={use: discrete_messages, heads: 2, entries: 5, inner: {use: lines_of_code, heads: 2, key: 3}}",
     )
     model, x_BVD = build_model(recipe), randn(B, V, D, seed=2).float()
     inference = next(iter(model.scripts)).type_inference
     context = Context(0, None, KeyedNoise(torch.zeros(B, dtype=torch.long), 0, 0))
-    losses = [of(x_BVD, context).losses["type_commitment"] for of in (inference, inference.inner)]
+    losses = [module(x_BVD, context).aux_losses["type_commitment"] for module in (inference, inference.inner)]
     assert losses[0] > losses[1] > 0
     before = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("codebook.entry")}
-    LocalEngine(model, recipe).step(0, Order(build_data(recipe).open()["train"], 8, 0)[0], trace=False)
+    LocalEngine(model, recipe).step(0, EpochSampler(build_data(recipe).open()["train"], 8, 0)[0], trace=False)
     assert len(before) == 4
     assert not any(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_train_alike_in_both_layouts(path: Path, tmp_path: Path) -> None:
+def test_recipes_train_equally_in_both_layouts(path: Path, tmp_path: Path) -> None:
     losses = []
     for execution in ("dense", "packed"):
         recipe = load_recipe(path, [f"model.execution={execution}", "train.steps=3", "model.router.truncation=1.0"])

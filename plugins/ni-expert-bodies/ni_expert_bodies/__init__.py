@@ -1,1 +1,1 @@
-"""Bodies beside lines of code, as components: they import only what any plugin may."""
+"""Bodies that replace lines of code: experts with private weights, and convolutions."""

@@ -1,4 +1,4 @@
-"""Functions that see the neighbourhood of an element instead of all elements."""
+"""Functions that read the neighbourhood of an element, and a mean, instead of attending to all elements."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ni_expert_bodies.masked_convolution import masked_convolution
-from ni_framework.contracts import Body, Build, Choice, Pairs, Sizes
+from ni_framework.contracts import Body, ComponentFactory, ComponentSpec, Pairs, Sizes
 from ni_framework.errors import OptionError
-from ni_framework.options import component, config, option
+from ni_framework.options import component_option, config, option
 
 
-class _Prepared(NamedTuple):
-    """What a forward needs of the codes."""
+class _PreparedConvolution(NamedTuple):
+    """What is computed once per forward from the codes."""
 
     kernel_UDYX: Tensor
     mean_UD: Tensor
@@ -23,21 +23,21 @@ class _Prepared(NamedTuple):
 
 
 class Convolution(Body):
-    """a = x + c W_o o, y = a + c MLP(LN(a)), o a depth-wise convolution over the elements taken: [B, V, D] -> [R, D].
+    """a = x + c W_o o, y = a + c MLP(LN(a)), o a depth-wise convolution: [B, V, D] -> [R, D].
 
-    A line of code (Neural Interpreters, equations 6 and 7) with a convolution in place of attention, whose kernels are made
-    from the function's code, K_u = K_0 + W_K code_u. With z = LN(x), N_i the places around i that the kernel covers,
+    A line of code (Neural Interpreters, equations 6 and 7) with a convolution in place of attention. The kernels are a
+    linear map of the function's code, K_u = K_0 + W_K code_u. With z = LN(x), and N_i the neighbours of i under the kernel,
 
         o_i = sum_{j in N_i} w_ij K_u[j - i] * z_j + k_u * sum_j w_j z_j,    w_ij = c_uj / sum_{j in N_i} c_uj,  w_j likewise
 
-    so that elements take part as much as the function takes them, as equation 5 has it, whatever their number. The second sum
-    goes over all elements that the function takes and has a weight k_u for each feature, made from the code too: by it
-    elements that lie on no grid, CLS and temporary ones, see and are seen; of the first they have none. Source: depth-wise
-    convolution, Chollet 2017, "Xception"; normalised by what is there: Knutsson and Westin 1993, "Normalized and differential
-    convolution", Liu et al. 2018, "Image inpainting for irregular holes using partial convolutions", equation 1.
+    so elements are weighted by their compatibilities, as in equation 5, and the scale does not depend on the number of elements.
+    The second sum goes over all elements that the function takes; its weight k_u for each feature is also a linear map of the
+    code. Elements without a position on the grid (CLS elements and registers) take part in the second sum only. Source:
+    depth-wise convolution, Chollet 2017, "Xception"; normalisation by the weights: Knutsson and Westin 1993, "Normalized and
+    differential convolution", Liu et al. 2018, "Image inpainting for irregular holes using partial convolutions", equation 1.
     """
 
-    api = 1
+    api = 2
 
     @config
     class Config:
@@ -45,23 +45,25 @@ class Convolution(Body):
         hidden: int | None = option(
             default=None, ge=1, help="hidden width of the MLP; null takes the width of an element"
         )
-        linear: Choice = component("linear", default="modlin", help="the linear maps after the convolution")
+        linear: ComponentSpec = component_option(
+            "linear", default="modlin", help="the linear maps after the convolution"
+        )
 
         def __attrs_post_init__(self) -> None:
             if self.kernel % 2 == 0:
                 raise OptionError(
                     "kernel",
-                    f"a kernel of {self.kernel} has no middle, so that it would move elements",
-                    f"choose an odd number, as {self.kernel - 1} or {self.kernel + 1}",
+                    f"a kernel of {self.kernel} has no centre, so it would shift the elements",
+                    f"choose an odd number, such as {self.kernel - 1} or {self.kernel + 1}",
                 )
 
-    def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: Config, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         if sizes.grid is None:
             raise OptionError(
                 "",
-                "the input's elements lie on no grid, so that they have no neighbours",
-                "use another body, as `lines_of_code`, or an input of patches",
+                "the input's elements have no positions on a grid, so they have no neighbours",
+                "use another body, such as `lines_of_code`, or the input `patches`",
             )
         width, code, hidden = sizes.width, sizes.code, config.hidden or sizes.width
         self.grid, self.kernel_size = sizes.grid, config.kernel
@@ -77,21 +79,21 @@ class Convolution(Body):
             }
         )
 
-    def prepare(self, code_UC: Tensor, num_elements: int) -> _Prepared:
+    def prepare(self, code_UC: Tensor, num_elements: int) -> _PreparedConvolution:
         size = self.kernel_size
         kernel_UDYX = self.kernel(code_UC).unflatten(-1, (-1, size, size))
         maps = {name: linear.prepare(code_UC) for name, linear in self.maps.items()}  # pyright: ignore[reportCallIssue]
-        return _Prepared(kernel_UDYX, self.mean(code_UC), maps)
+        return _PreparedConvolution(kernel_UDYX, self.mean(code_UC), maps)
 
-    def forward(self, x_BVD: Tensor, prepared: _Prepared, pairs: Pairs) -> Tensor:
+    def forward(self, x_BVD: Tensor, prepared: _PreparedConvolution, pairs: Pairs) -> Tensor:
         def linear(name: str, rows: Tensor) -> Tensor:
             return self.maps[name](rows, prepared.maps[name], pairs)
 
-        x_RD, c_R1 = pairs.share(x_BVD), pairs.compatibility
+        x_RD, c_R1 = pairs.dispatch(x_BVD), pairs.compatibility
         z_RD = self.kernel_norm(x_RD)
         near_RD = masked_convolution(z_RD, prepared.kernel_UDYX, self.grid, pairs)
-        # With equal keys, attention is the mean, weighted by c, of a function's elements.
+        # With equal keys, attention is the mean of a function's elements, weighted by their compatibilities.
         equal_R11 = torch.zeros_like(z_RD[..., None, :1])
-        mean_RD = pairs.attend(equal_R11, equal_R11, z_RD.unsqueeze(-2), None).squeeze(-2)
-        a_RD = torch.addcmul(x_RD, c_R1, linear("out", near_RD + pairs.spread(prepared.mean_UD) * mean_RD))
+        mean_RD = pairs.attention(equal_R11, equal_R11, z_RD.unsqueeze(-2), None).squeeze(-2)
+        a_RD = torch.addcmul(x_RD, c_R1, linear("out", near_RD + pairs.expand(prepared.mean_UD) * mean_RD))
         return torch.addcmul(a_RD, c_R1, linear("mlp_out", F.gelu(linear("mlp_in", self.mlp_norm(a_RD)))))

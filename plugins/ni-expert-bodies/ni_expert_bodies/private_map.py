@@ -1,4 +1,4 @@
-"""A linear map that each function has for itself."""
+"""A linear map with private weights for each function."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class PrivateMap(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in +-1/sqrt(inputs), biases at 0."""
+        """Draws weights from the uniform distribution over +-1/sqrt(inputs); biases are 0."""
         bound = self.weight.shape[-1] ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, x_RD: Tensor, pairs: Pairs) -> Tensor:
-        y_RE = pairs.multiply(x_RD, self.weight)
-        return y_RE if self.bias is None else y_RE + pairs.spread(self.bias)
+        y_RE = pairs.grouped_linear(x_RD, self.weight)
+        return y_RE if self.bias is None else y_RE + pairs.expand(self.bias)

@@ -1,1 +1,1 @@
-"""Halting for Neural Interpreters: each element learns how many iterations it gets."""
+"""Halting for Neural Interpreters: the number of iterations of each element is learned."""

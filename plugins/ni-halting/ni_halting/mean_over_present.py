@@ -1,4 +1,4 @@
-"""The mean that prices are formed with."""
+"""The mean in the losses of halting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def mean_over_present(value_BV: Tensor, present_BV: Tensor | None) -> Tensor:
-    """Mean over samples of each sample's mean over its present elements, a scalar: it does not hang on how a batch is divided."""
+    """Returns the mean over samples of each sample's mean over its present elements, a scalar.
+
+    The mean of a batch is therefore the mean of its micro-batches.
+    """
     if present_BV is None:
         present_BV = torch.ones_like(value_BV, dtype=torch.bool)
     mean_B = torch.where(present_BV, value_BV, 0).sum(dim=1) / present_BV.sum(dim=1).clamp_min(1)

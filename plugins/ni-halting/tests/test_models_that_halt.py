@@ -1,4 +1,4 @@
-"""Models that halt: both layouts, a few steps of training, and options that are refused."""
+"""Models with halting: both layouts, a few training steps, and invalid options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ni_framework import build_model, load_recipe
 from ni_framework.errors import RecipeError
 from ni_framework.model.interpreter import Interpreter
-from ni_framework.model.routing_metrics import routing_figures
+from ni_framework.model.routing_metrics import routing_metrics
 from ni_framework.model.trace import trace
 from ni_framework.training.train import train
 
@@ -18,8 +18,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 SMALL = ("model.width=12", "model.body.heads=2", "model.body.key=3", "model.input.patch=4", "model.code=5")
 
 
-def model_of(recipe: str, execution: str) -> Interpreter:
-    """A small model, in float64, some pairs closed, one function far from every element, halting made to differ."""
+def build_small_model(recipe: str, execution: str) -> Interpreter:
+    """Returns a small model in float64 with closed pairs, whose elements halt at different times."""
     overrides = (*SMALL, f"model.execution={execution}", "model.router.truncation=0.9")
     model = build_model(load_recipe(RECIPES / recipe, overrides)).double().eval()
     generator = torch.Generator().manual_seed(3)
@@ -31,21 +31,21 @@ def model_of(recipe: str, execution: str) -> Interpreter:
 
 @pytest.mark.parametrize("recipe", ["act_digits.yaml", "ponder_digits.yaml"])
 def test_layouts_agree(recipe: str) -> None:
-    """Logits, losses and gradients, where elements of a masked sample halt at different times."""
+    """Logits, losses and gradients are equal, with a masked sample and elements that halt at different times."""
     inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     mask = torch.tensor([[True, True, True, True]] * 3 + [[True, False, False, True]])
-    found = []
+    results = []
     for execution in ("dense", "packed"):
-        model = model_of(recipe, execution)
+        model = build_small_model(recipe, execution)
         forward = model(inputs, mask, detail="losses")
         total = next(iter(forward.logits.values())).square().sum() + forward.losses["ponder"]
         gradients = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
-        found.append((forward.logits, forward.losses, [g for g in gradients if g is not None]))
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
-    model = model_of(recipe, "packed")
-    seen = trace(model, inputs, mask)
-    assert 1 < routing_figures(seen, mask)["routing/iterations/script0"] < 6
-    open_I = [int((c_BUV > 0).sum()) for c_BUV in seen.compatibility[0]]
+        results.append((forward.logits, forward.losses, [g for g in gradients if g is not None]))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+    model = build_small_model(recipe, "packed")
+    model_trace = trace(model, inputs, mask)
+    assert 1 < routing_metrics(model_trace, mask)["routing/iterations/script0"] < 6
+    open_I = [int((c_BUV > 0).sum()) for c_BUV in model_trace.compatibility[0]]
     assert open_I[-1] < open_I[0]
 
 
@@ -66,6 +66,6 @@ def test_trains(recipe: str, execution: str, tmp_path: Path) -> None:
         ("{use: ponder, threshold: 1}", "must be less than 1, not 1"),
     ],
 )
-def test_bounds(override: str, message: str) -> None:
+def test_values_out_of_bounds(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(RECIPES / "act_digits.yaml", [f"model.halting={override}"])

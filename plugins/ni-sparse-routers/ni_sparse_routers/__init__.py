@@ -1,1 +1,1 @@
-"""Routers by which every element goes to few functions, as components: they import only what any plugin may."""
+"""Routers that open only a few of the pairs of function and element."""

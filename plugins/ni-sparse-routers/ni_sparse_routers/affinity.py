@@ -1,4 +1,4 @@
-"""How near functions are to elements, as logits with a learned bandwidth."""
+"""The base of the routers: logits of functions and elements, with a learned bandwidth."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from abc import ABC
 import torch
 from torch import Tensor, nn
 
-from ni_framework.contracts import Build, Router, Sizes
+from ni_framework.contracts import ComponentFactory, Router, Sizes
 from ni_framework.options import config, option
 
-TIE = (
-    1e-5  # what differs by less is equal: equal functions and elements may differ by rounding, as products lay them out
-)
+# Values that differ by less than this count as equal, because the rounding of equal functions and elements may differ.
+TIE_TOLERANCE = 1e-5
 
 
 @config
 class AffinityOptions:
-    """What every router here has."""
+    """The options that both routers have."""
 
     bandwidth: float = option(
-        default=0.25, gt=0, help="sigma at the start, then learned: how slowly affinity falls with distance"
+        default=0.25, gt=0, help="initial sigma, which is learned: the larger, the slower affinity falls with distance"
     )
     z: float = option(
-        default=0.001, ge=0, help="weight of the loss `router_z`, which keeps logits small; 0 leaves it out"
+        default=0.001, ge=0, help="weight of the loss `router_z`, which keeps logits small; 0 disables it"
     )
 
 
 class AffinityRouter(Router, ABC):
-    """Base of the routers here: logits l_ui = s_u . t_i / sigma; log sigma is the parameter, so that sigma stays positive.
+    """Base of the routers: logits l_ui = s_u . t_i / sigma. The parameter is log sigma, so that sigma stays positive.
 
-    A softmax over functions of these is the paper's kernel exp(-d_ui / sigma), normalised, with no truncation and no eps.
+    The softmax of the logits over functions is the normalised kernel exp(-d_ui / sigma) of the paper, without truncation and eps.
     """
 
-    api = 1
+    api = 2
     Config = AffinityOptions
-    grows = False  # how many functions an element gets, or elements a function, is fixed
+    # The number of functions per element, or of elements per function, is fixed.
+    supports_growth = False
 
-    def __init__(self, config: AffinityOptions, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: AffinityOptions, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         self.bandwidth = config.bandwidth
         self.z = config.z
@@ -49,5 +49,5 @@ class AffinityRouter(Router, ABC):
         nn.init.constant_(self.log_bandwidth, math.log(self.bandwidth))
 
     def logits(self, type_BVT: Tensor, signature_UT: Tensor) -> Tensor:
-        """[B, V, T] and [U, T] -> [B, U, V]."""
+        """Returns the logits [B, U, V] of types [B, V, T] and signatures [U, T]."""
         return torch.einsum("ut,bvt->buv", signature_UT, type_BVT) / self.log_bandwidth.exp()

@@ -1,4 +1,4 @@
-"""Both routers against plain loops, and what they promise about ties, masks, samples, layouts and learning."""
+"""Both routers: comparison with loops, ties, masks, independence of samples, layouts and training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ni_sparse_routers.top_k import TopK
 from torch import Tensor
 
 from ni_framework import build_model, load_recipe
-from ni_framework.contracts import Answer, Context, Sizes
+from ni_framework.contracts import Context, Output, Sizes
 from ni_framework.errors import RecipeError
 from ni_framework.model.noise import KeyedNoise
-from ni_framework.nn.kernel import unit
-from ni_framework.nn.random import keys
+from ni_framework.nn.kernel import to_unit_length
+from ni_framework.nn.random import rng_keys
 from ni_framework.recipe import Recipe
 from ni_framework.testing import conformance
 from ni_framework.training.train import train
@@ -48,14 +48,14 @@ test_conformance_of_expert_choice = conformance(ExpertChoice, capacity=1.5)
 
 
 def small_recipe(folder: Path, router: str, *overrides: str) -> Recipe:
-    """The small recipe with a router such as `{use: top_k, k: 2}`, written to a folder and read from there."""
+    """Writes the small recipe to a folder and loads it with a router such as `{use: top_k, k: 2}`."""
     path = folder / "small.yaml"
     path.write_text(RECIPE)
     return load_recipe(path, [f"model.router={router}", *overrides])
 
 
 def no_build(*_: Any) -> Any:
-    raise AssertionError("these routers hold no other component")
+    raise AssertionError("these routers contain no other component")
 
 
 def top_k(k: int = 2, share: Any = "chosen", bandwidth: float = 0.5) -> TopK:
@@ -76,19 +76,19 @@ MASKED = pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 
 
 def types_and_signatures(seed: int = 0, batch: int = B) -> tuple[Tensor, Tensor]:
-    """[B, V, T] and [U, T] in float64, of length one, to differentiate by."""
+    """Returns unit vectors [B, V, T] and [U, T] in float64 that require gradients."""
     generator = torch.Generator().manual_seed(seed)
-    type_BVT = unit(torch.randn(batch, V, T, generator=generator, dtype=torch.float64))
-    signature_UT = unit(torch.randn(U, T, generator=generator, dtype=torch.float64))
+    type_BVT = to_unit_length(torch.randn(batch, V, T, generator=generator, dtype=torch.float64))
+    signature_UT = to_unit_length(torch.randn(U, T, generator=generator, dtype=torch.float64))
     return type_BVT.requires_grad_(), signature_UT.requires_grad_()
 
 
-def context(present_BV: Tensor | None = None, batch: int = B) -> Context:
-    return Context(0, present_BV, KeyedNoise(keys(0, torch.arange(batch)), 0, 0))
+def make_context(present_BV: Tensor | None = None, batch: int = B) -> Context:
+    return Context(0, present_BV, KeyedNoise(rng_keys(0, torch.arange(batch)), 0, 0))
 
 
 def some_present() -> Tensor:
-    """A mask [B, V] with different numbers of elements, and a sample without any."""
+    """Returns a mask [B, V] with different numbers of present elements, and a sample without any."""
     present_BV = torch.ones(B, V, dtype=torch.bool)
     present_BV[0, [1, 4]] = False
     present_BV[2] = False
@@ -96,22 +96,22 @@ def some_present() -> Tensor:
 
 
 def compatibility(router: AffinityRouter, type_BVT: Tensor, signature_UT: Tensor, at: Context) -> Tensor:
-    return router(type_BVT, signature_UT, at).result.detach()
+    return router(type_BVT, signature_UT, at).value.detach()
 
 
-def weighted(value: Tensor) -> Tensor:
-    """A scalar in which every number counts differently."""
+def weighted_sum(value: Tensor) -> Tensor:
+    """Returns a weighted sum with a different weight for every number."""
     return (value * torch.arange(1, value.numel() + 1, dtype=value.dtype).sin().view_as(value)).sum()
 
 
-def best(value: Sequence[Tensor] | dict[int, Tensor], among: Sequence[int], number: int) -> list[int]:
+def largest(value: Sequence[Tensor] | dict[int, Tensor], among: Sequence[int], number: int) -> list[int]:
     return sorted(among, key=lambda place: -value[place].item())[:number]
 
 
-def reference(router: AffinityRouter, type_BVT: Tensor, signature_UT: Tensor, present_BV: Tensor | None) -> Answer:
-    """One sample, one element, one function after the other; what is masked is left out."""
+def reference(router: AffinityRouter, type_BVT: Tensor, signature_UT: Tensor, present_BV: Tensor | None) -> Output:
+    """Computes the output sample by sample, element by element, function by function, without masked elements."""
     zero = torch.zeros((), dtype=torch.float64)
-    found = [[[zero] * V for _ in range(U)] for _ in range(B)]
+    result = [[[zero] * V for _ in range(U)] for _ in range(B)]
     balance = squares = zero
     for b in range(B):
         elements = [i for i in range(V) if present_BV is None or present_BV[b, i]]
@@ -125,121 +125,123 @@ def reference(router: AffinityRouter, type_BVT: Tensor, signature_UT: Tensor, pr
         squares = squares + torch.stack([zero, *(total[i].log() ** 2 for i in elements)]).sum() / count
         if isinstance(router, TopK):
             k = router.config.k
-            chosen = {i: best(kernel[i], range(U), k) for i in elements}
+            chosen = {i: largest(kernel[i], range(U), k) for i in elements}
             for i in elements:
                 whole = total[i] if router.config.share == "all" else torch.stack(kernel[i])[chosen[i]].sum()
                 for u in chosen[i]:
-                    found[b][u][i] = kernel[i][u] / whole
+                    result[b][u][i] = kernel[i][u] / whole
             for u in range(U):
                 used = sum(u in chosen[i] for i in elements) / k / count
                 balance = balance + U * used * torch.stack([zero, *share[u].values()]).sum() / count
         elif isinstance(router, ExpertChoice):
             for u in range(U):
-                for i in best(share[u], elements, max(math.ceil(router.capacity * len(elements) / U), 1)):
-                    found[b][u][i] = share[u][i]
+                for i in largest(share[u], elements, max(math.ceil(router.capacity * len(elements) / U), 1)):
+                    result[b][u][i] = share[u][i]
     losses = {"balance": balance / B} if isinstance(router, TopK) else {}
-    result_BUV = torch.stack([torch.stack([torch.stack(row) for row in rows]) for rows in found])
-    return Answer(result_BUV, losses | {"router_z": squares / B})
+    result_BUV = torch.stack([torch.stack([torch.stack(row) for row in rows]) for rows in result])
+    return Output(result_BUV, losses | {"router_z": squares / B})
 
 
 @ROUTERS
 @MASKED
 def test_against_plain_loops(router: AffinityRouter, masked: bool) -> None:
-    """Compatibilities, losses and all gradients, to the last digits; the script closes what is masked."""
+    """Compatibilities, losses and all gradients are equal up to rounding; the script closes masked elements."""
     present_BV = some_present() if masked else None
     type_BVT, signature_UT = types_and_signatures()
     leaves = [type_BVT, signature_UT, router.log_bandwidth]
     outcomes = []
-    for answer in (
-        router(type_BVT, signature_UT, context(present_BV)),
+    for output in (
+        router(type_BVT, signature_UT, make_context(present_BV)),
         reference(router, type_BVT, signature_UT, present_BV),
     ):
-        result_BUV = answer.result if present_BV is None else answer.result * present_BV.unsqueeze(1)
-        parts = {"result": weighted(result_BUV), **answer.losses}
+        result_BUV = output.value if present_BV is None else output.value * present_BV.unsqueeze(1)
+        parts = {"result": weighted_sum(result_BUV), **output.aux_losses}
         gradients = [torch.autograd.grad(part, leaves, retain_graph=True) for part in parts.values()]
-        outcomes.append([result_BUV, *parts.values(), *(gradient for of_part in gradients for gradient in of_part)])
+        outcomes.append(
+            [result_BUV, *parts.values(), *(gradient for part_gradients in gradients for gradient in part_gradients)]
+        )
     torch.testing.assert_close(*outcomes, rtol=1e-9, atol=1e-11)
 
 
 @ROUTERS
 def test_order_of_functions_and_elements_does_not_matter(router: AffinityRouter) -> None:
-    """Also where elements are equal up to rounding, or functions: they are taken together."""
-    type_BVT, signature_UT = (of.detach().clone() for of in types_and_signatures())
+    """This includes elements and functions that are equal up to rounding, which have equal compatibilities."""
+    type_BVT, signature_UT = (vectors.detach().clone() for vectors in types_and_signatures())
     type_BVT[:, 3] = type_BVT[:, 5] * (1 + 1e-9)
     signature_UT[1] = signature_UT[2] * (1 - 1e-9)
     functions, elements = torch.tensor([3, 0, 4, 2, 1]), torch.tensor([6, 2, 0, 1, 3, 4, 5])
-    found = compatibility(router, type_BVT, signature_UT, context())
-    permuted = compatibility(router, type_BVT[:, elements], signature_UT[functions], context())
-    torch.testing.assert_close(permuted, found[:, functions][:, :, elements])
-    torch.testing.assert_close(found[:, :, 3], found[:, :, 5])
-    torch.testing.assert_close(found[:, 1], found[:, 2])
+    actual = compatibility(router, type_BVT, signature_UT, make_context())
+    permuted = compatibility(router, type_BVT[:, elements], signature_UT[functions], make_context())
+    torch.testing.assert_close(permuted, actual[:, functions][:, :, elements])
+    torch.testing.assert_close(actual[:, :, 3], actual[:, :, 5])
+    torch.testing.assert_close(actual[:, 1], actual[:, 2])
 
 
 @ROUTERS
 @MASKED
-def test_a_sample_is_routed_by_itself(router: AffinityRouter, masked: bool) -> None:
-    """Its losses too: those of a batch are the mean of its samples', so that it may be divided."""
+def test_samples_are_independent(router: AffinityRouter, masked: bool) -> None:
+    """The losses of a batch are the means of the losses of its samples, so they do not depend on micro-batches."""
     type_BVT, signature_UT = types_and_signatures()
     present_BV = some_present() if masked else None
-    whole = router(type_BVT, signature_UT, context(present_BV))
+    whole = router(type_BVT, signature_UT, make_context(present_BV))
     alone = [
-        router(type_BVT[[b]], signature_UT, context(None if present_BV is None else present_BV[[b]], batch=1))
+        router(type_BVT[[b]], signature_UT, make_context(None if present_BV is None else present_BV[[b]], batch=1))
         for b in range(B)
     ]
-    torch.testing.assert_close(whole.result, torch.cat([answer.result for answer in alone]))
-    for name, loss in whole.losses.items():
-        torch.testing.assert_close(loss, torch.stack([answer.losses[name] for answer in alone]).mean())
+    torch.testing.assert_close(whole.value, torch.cat([output.value for output in alone]))
+    for name, loss in whole.aux_losses.items():
+        torch.testing.assert_close(loss, torch.stack([output.aux_losses[name] for output in alone]).mean())
 
 
 @ROUTERS
 def test_masked_elements_do_not_compete_or_count(router: AffinityRouter) -> None:
-    """A sample with masked elements is as one that lacks them, however well they would be liked."""
+    """A sample with masked elements is routed like one without them, also if the masked elements would be chosen first."""
     type_BVT, signature_UT = types_and_signatures()
     present_V = some_present()[0]
-    loved_BVT = torch.where(present_V.unsqueeze(-1), type_BVT, signature_UT[0])[:1]
-    found = router(loved_BVT, signature_UT, context(present_V.unsqueeze(0), batch=1))
-    short = router(type_BVT[:1, present_V], signature_UT, context(batch=1))
-    torch.testing.assert_close(found.result[..., present_V], short.result)
-    torch.testing.assert_close(found.losses, short.losses)
+    preferred_BVT = torch.where(present_V.unsqueeze(-1), type_BVT, signature_UT[0])[:1]
+    actual = router(preferred_BVT, signature_UT, make_context(present_V.unsqueeze(0), batch=1))
+    short = router(type_BVT[:1, present_V], signature_UT, make_context(batch=1))
+    torch.testing.assert_close(actual.value[..., present_V], short.value)
+    torch.testing.assert_close(actual.aux_losses, short.aux_losses)
 
 
 def test_k_functions_take_an_element() -> None:
-    """The others have exactly 0; what is left sums to 1 over the chosen, or to less if all share."""
-    found = compatibility(top_k(2), *types_and_signatures(), context())
-    assert torch.equal((found > 0).sum(dim=1), torch.full((B, V), 2))
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(B, V, dtype=torch.float64))
-    assert float(compatibility(top_k(2, "all"), *types_and_signatures(), context()).sum(dim=1).max()) < 1
+    """All others are exactly 0. The sum is 1 with `share: chosen`, and less with `share: all`."""
+    actual = compatibility(top_k(2), *types_and_signatures(), make_context())
+    assert torch.equal((actual > 0).sum(dim=1), torch.full((B, V), 2))
+    torch.testing.assert_close(actual.sum(dim=1), torch.ones(B, V, dtype=torch.float64))
+    assert float(compatibility(top_k(2, "all"), *types_and_signatures(), make_context()).sum(dim=1).max()) < 1
 
 
 @pytest.mark.parametrize(("capacity", "taken"), [(0.1, 1), (1.0, 2), (2.0, 3), (float(U), V)])
-def test_functions_take_equally_many(capacity: float, taken: int) -> None:
-    """ceil(capacity * V / U), at least one; an element gets at most 1 in sum, and may be taken by none."""
-    found = compatibility(expert_choice(capacity), *types_and_signatures(), context())
-    assert torch.equal((found > 0).sum(dim=2), torch.full((B, U), taken))
-    assert float(found.sum(dim=1).max()) <= 1 + 1e-12
-    assert bool((found == 0).all(dim=1).any()) == (capacity <= 1)
+def test_functions_take_the_same_number_of_elements(capacity: float, taken: int) -> None:
+    """It is ceil(capacity * V / U), at least one. The sum of an element is at most 1, and may be 0."""
+    actual = compatibility(expert_choice(capacity), *types_and_signatures(), make_context())
+    assert torch.equal((actual > 0).sum(dim=2), torch.full((B, U), taken))
+    assert float(actual.sum(dim=1).max()) <= 1 + 1e-12
+    assert bool((actual == 0).all(dim=1).any()) == (capacity <= 1)
 
 
-def test_balance_means_what_it_says() -> None:
-    """Even use costs 1, a single function that takes all costs U; evaluation costs nothing."""
+def test_values_of_the_balance_loss() -> None:
+    """It is 1 for even use, U if one function takes all, and is missing in evaluation."""
     signature_UT = torch.eye(U, T, dtype=torch.float64)
     sharp = top_k(1, "all", bandwidth=0.01)
     even, one = signature_UT.expand(B, U, T), signature_UT[:1].expand(B, V, T)
-    assert sharp(even, signature_UT, context()).losses["balance"].item() == pytest.approx(1)
-    assert sharp(one, signature_UT, context()).losses["balance"].item() == pytest.approx(U)
-    assert top_k().eval()(even, signature_UT, context()).losses == {}
-    assert expert_choice().eval()(even, signature_UT, context()).losses == {}
+    assert sharp(even, signature_UT, make_context()).aux_losses["balance"].item() == pytest.approx(1)
+    assert sharp(one, signature_UT, make_context()).aux_losses["balance"].item() == pytest.approx(U)
+    assert top_k().eval()(even, signature_UT, make_context()).aux_losses == {}
+    assert expert_choice().eval()(even, signature_UT, make_context()).aux_losses == {}
 
 
-def test_bandwidth_starts_where_the_recipe_says() -> None:
+def test_initial_bandwidth() -> None:
     for router in (top_k(bandwidth=0.7), expert_choice(bandwidth=0.7)):
         assert router.log_bandwidth.item() == pytest.approx(math.log(0.7))
 
 
-def test_one_function_needs_no_choice() -> None:
+def test_top_1_of_a_single_function() -> None:
     router = TopK(TopK.Config(k=1), evolve(SIZES, functions=1), no_build).double()
     type_BVT, signature_UT = types_and_signatures()
-    assert bool((compatibility(router, type_BVT, signature_UT[:1], context()) == 1).all())
+    assert bool((compatibility(router, type_BVT, signature_UT[:1], make_context()) == 1).all())
 
 
 IN_RECIPES = pytest.mark.parametrize(
@@ -247,24 +249,25 @@ IN_RECIPES = pytest.mark.parametrize(
 )
 
 
-def outcome(recipe: Recipe, execution: str) -> dict[str, Tensor]:
-    """A script's output in one layout, in float64 and under masks, and the gradients of its parameters."""
+def run_model(recipe: Recipe, execution: str) -> dict[str, Tensor]:
+    """Returns the output of a script in float64 with masks, and the gradients of its input and parameters."""
     script = next(iter(build_model(recipe).double().scripts))
     script.set_execution(execution)
     generator = torch.Generator().manual_seed(1)
     x_BVD = torch.randn(B, V, recipe.model.width, generator=generator, dtype=torch.float64).requires_grad_()
-    passage = script(x_BVD, some_present(), key_B=torch.arange(B))
-    torch.stack([weighted(passage.output_BVD), *passage.losses.values()]).sum().backward()
+    output = script(x_BVD, some_present(), key_B=torch.arange(B))
+    torch.stack([weighted_sum(output.output_BVD), *output.losses.values()]).sum().backward()
     named = {"input": x_BVD, **dict(script.named_parameters())}
-    return {"output": passage.output_BVD} | {name: of.grad for name, of in named.items() if of.grad is not None}
+    gradients = {name: tensor.grad for name, tensor in named.items() if tensor.grad is not None}
+    return {"output": output.output_BVD} | gradients
 
 
 @IN_RECIPES
 def test_layouts_agree(tmp_path: Path, router: str) -> None:
-    """Outputs and gradients of open pairs alone are those of all; and the router learns."""
+    """Outputs and gradients are equal in both layouts, and the router receives gradients."""
     recipe = small_recipe(tmp_path, router)
-    dense = outcome(recipe, "dense")
-    torch.testing.assert_close(outcome(recipe, "packed"), dense, rtol=1e-9, atol=1e-9)
+    dense = run_model(recipe, "dense")
+    torch.testing.assert_close(run_model(recipe, "packed"), dense, rtol=1e-9, atol=1e-9)
     for name in ("router.log_bandwidth", "embedding.signature", "type_inference.layers.1.weight"):
         assert dense[name].any(), name
 
@@ -276,7 +279,7 @@ def test_trains(tmp_path: Path, router: str, execution: str) -> None:
     assert math.isfinite(summary["metrics"]["test/loss"])
 
 
-CANNOT_WORK = [
+INVALID_OPTIONS = [
     (
         "{use: top_k, k: 6}",
         [
@@ -287,27 +290,27 @@ CANNOT_WORK = [
     (
         "{use: top_k, k: 1}",
         [
-            "model.router.share: with k 1, the one chosen function takes all of an element",
+            "model.router.share: with k 1, the compatibility of the chosen function is always 1",
             "use `share: all`, as Switch",
         ],
     ),
     (
         "{use: expert_choice, capacity: 5.5}",
         [
-            "model.router.capacity: 5 functions cannot take 5.5 times the elements there are",
+            "model.router.capacity: 5 functions cannot take each element 5.5 times",
             "choose at most 5, at which",
         ],
     ),
 ]
 
 
-@pytest.mark.parametrize(("router", "words"), CANNOT_WORK)
-def test_options_that_cannot_work(tmp_path: Path, router: str, words: list[str]) -> None:
-    """What, where, and what to do."""
-    with pytest.raises(RecipeError) as found:
+@pytest.mark.parametrize(("router", "words"), INVALID_OPTIONS)
+def test_invalid_options(tmp_path: Path, router: str, words: list[str]) -> None:
+    """The error names the option, the cause and a fix."""
+    with pytest.raises(RecipeError) as caught:
         build_model(small_recipe(tmp_path, router))
     for word in words:
-        assert word in str(found.value)
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda path: path.stem)

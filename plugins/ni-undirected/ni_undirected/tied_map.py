@@ -1,4 +1,4 @@
-"""A modulated linear map that is walked in both directions."""
+"""A modulated linear map that is used in both directions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ni_framework.contracts import Pairs
-from ni_framework.nn.modlin import ModulatedMap, Modulation, scale_of
+from ni_framework.nn.modlin import ModulatedMap, Modulation, code_scale
 
 
 class TiedMap(nn.Module):
-    """M_u = W diag(LN(W_c code_u)), [E, D]: `prepare` for M_u x [R, D] -> [R, E], `transposed` for M_u^T y [R, E] -> [R, D].
+    """M_u = W diag(LN(W_c code_u)), [E, D], which maps rows in both directions.
 
-    Source: Neural Interpreters, equation 3, whose scale of the input becomes one of the output on the way back.
+    `Pairs.modulated_linear` computes M_u x, [R, D] -> [R, E], and `apply_transposed` computes M_u^T y, [R, E] -> [R, D].
+    Source: Neural Interpreters, equation 3. Its scale of the input is a scale of the output in the transposed map.
     """
 
     def __init__(self, in_features: int, out_features: int, code: int, bias: bool = False) -> None:
@@ -24,18 +25,24 @@ class TiedMap(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in +-1/sqrt(inputs), as torch's own linear map."""
+        """Draws from the uniform distribution over +-1/sqrt(inputs), as `torch.nn.Linear` does."""
         for weight in (self.weight, self.code_weight):
             nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def prepare(self, code_UC: Tensor) -> ModulatedMap:
-        """What the codes make of it."""
-        return ModulatedMap(self.weight, scale_of(code_UC, self.code_weight), self.bias)
+        """Returns the weight, the input scale of each function, and the bias."""
+        return ModulatedMap(self.weight, code_scale(code_UC, self.code_weight), self.bias)
 
 
-def transposed(y_RE: Tensor, modulation: Modulation, pairs: Pairs) -> Tensor:
-    """M_u^T y, [R, D], of a modulation of one map: weights and scale are those of the way there."""
+def apply_transposed(y_RE: Tensor, modulation: Modulation, pairs: Pairs) -> Tensor:
+    """Returns M_u^T y, [R, D].
+
+    Args:
+        y_RE: Rows of outputs.
+        modulation: A modulation of one map, whose weight and scale are used.
+        pairs: The pairs of function and element.
+    """
     weight_ED, scale_UD, _ = modulation.maps[0]
-    return F.linear(y_RE, weight_ED.T) * pairs.spread(scale_UD)
+    return F.linear(y_RE, weight_ED.T) * pairs.expand(scale_UD)

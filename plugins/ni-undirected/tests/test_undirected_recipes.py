@@ -1,4 +1,4 @@
-"""What a recipe meets: options that are refused, and a few steps of training in both layouts."""
+"""The body in recipes: a few training steps in both layouts, and invalid options."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def test_trains(order: str, execution: str, tmp_path: Path) -> None:
     assert 0 < summary["metrics"]["train/loss"] < 10
 
 
-def test_one_sweep_backward_is_refused() -> None:
+def test_one_sweep_backward_is_rejected() -> None:
     recipe = load_recipe(RECIPE, [*SMALL, "model.body.order=backward", "model.body.sweeps=1"])
-    with pytest.raises(RecipeError, match="one sweep backward forms the output before") as caught:
+    with pytest.raises(RecipeError, match="one sweep backward updates the output before") as caught:
         build_model(recipe)
     assert "help: use `sweeps: 2` or more, or `order: forward`" in str(caught.value)
 
 
-def test_heads_divide_the_width() -> None:
+def test_heads_must_divide_the_width() -> None:
     with pytest.raises(RecipeError, match="5 heads cannot share a width of 12") as caught:
         build_model(load_recipe(RECIPE, [*SMALL, "model.body.heads=5"]))
     assert "help: choose a number of heads that divides model.width, as 4 does" in str(caught.value)
 
 
-def test_sweeps_cost_no_parameters() -> None:
+def test_sweeps_do_not_change_the_number_of_parameters() -> None:
     counts = [
         sum(
             parameter.numel()
@@ -53,6 +53,6 @@ def test_sweeps_cost_no_parameters() -> None:
         ("order=sideways", "must be .forward., .hidden_first. or .backward., not .sideways."),
     ],
 )
-def test_bounds(override: str, message: str) -> None:
+def test_values_out_of_bounds(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(RECIPE, [f"model.body.{override}"])

@@ -1,1 +1,1 @@
-"""The paper's parts, as components: they come in through entry points and import only what any plugin may."""
+"""The components of the paper; they are registered by entry points and import only what any plugin may import."""

@@ -1,4 +1,4 @@
-"""Absolute positions."""
+"""Learned absolute positions of elements."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 
-class Positions(nn.Module):
-    """One learned vector [N, D] for each place."""
+class AbsolutePositions(nn.Module):
+    """A learned vector for each position, [N, D]."""
 
     def __init__(self, num_elements: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How an input becomes elements."""
+"""Inputs: patches of images, and lists of entities."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from ni_framework.contracts import Input
 from ni_framework.errors import OptionError
 from ni_framework.options import config, option
-from ni_standard.absolute_positions import Positions
+from ni_standard.absolute_positions import AbsolutePositions
 
 
 class Patches(Input):
     """Square patches of an image, each flattened (row, column, channel) and mapped to one element: [B, C, Y, X] -> [B, N, D].
 
-    Row by row from the top left. Source: the author's code; the paper follows Dosovitskiy et al. 2021.
+    Patches are listed row by row from the top left. Source: the author's code; the paper follows Dosovitskiy et al. 2021.
     """
 
     @config
@@ -25,16 +25,15 @@ class Patches(Input):
         image: tuple[int, int, int] = option(example=[2, 6, 4], ge=1, help="shape of an image: channels, rows, columns")
         patch: int = option(example=2, ge=1, help="rows and columns of a patch, in pixels")
         positions: Literal["none", "absolute"] = option(
-            default="none", help="absolute adds a learned vector for each place"
+            default="none", help="absolute adds a learned vector for each position"
         )
 
         def __attrs_post_init__(self) -> None:
             for name, size in zip(("rows", "columns"), self.image[1:], strict=True):
                 if size % self.patch:
-                    few = range(
-                        1, min(*self.image[1:], 1000) + 1
-                    )  # a recipe may claim sides that take for ever to count
-                    fits = [number for number in few if all(side % number == 0 for side in self.image[1:])]
+                    # At most 1000, because a recipe may contain sides so large that the search would not end.
+                    candidates = range(1, min(*self.image[1:], 1000) + 1)
+                    fits = [number for number in candidates if all(side % number == 0 for side in self.image[1:])]
                     raise OptionError(
                         "patch",
                         f"a patch of {self.patch} does not divide the image's {size} {name}",
@@ -48,20 +47,21 @@ class Patches(Input):
         self.grid = rows // config.patch, columns // config.patch
         self.num_elements = self.grid[0] * self.grid[1]
         self.embedding = nn.Linear(channels * config.patch**2, width)
-        self.positions = Positions(self.num_elements, width) if config.positions == "absolute" else None
+        self.positions = AbsolutePositions(self.num_elements, width) if config.positions == "absolute" else None
 
     def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
-        # unfold lists a patch (channel, row, column); the channel goes last.
+        # `unfold` orders the numbers of a patch by channel, row, column; the channel must come last.
         patch_BNX = F.unfold(inputs, self.patch, stride=self.patch).transpose(1, 2)
         patch_BNX = patch_BNX.unflatten(-1, (self.shape[0], -1)).transpose(-1, -2).flatten(-2)
-        if mask_BN is not None:  # before the map: the gradient of its weight would be 0 * NaN
+        # Before the map, because the gradient of its weight would be 0 * NaN otherwise.
+        if mask_BN is not None:
             patch_BNX = torch.where(mask_BN.unsqueeze(-1), patch_BNX, 0)
         x_BND = self.embedding(patch_BNX)
         return x_BND if self.positions is None else x_BND + self.positions.table
 
 
 class Entities(Input):
-    """Entities given as vectors, each mapped to one element: [B, N, features] -> [B, N, D].
+    """Entities, each a vector of features that is mapped to one element: [B, N, features] -> [B, N, D].
 
     Source: the author's `input_type: entities`.
     """
@@ -71,7 +71,7 @@ class Entities(Input):
         entities: int = option(example=6, ge=1, help="number of entities, N")
         features: int = option(example=4, ge=1, help="numbers that describe an entity")
         positions: Literal["none", "absolute"] = option(
-            default="none", help="absolute adds a learned vector for each place in the list; none treats it as a set"
+            default="none", help="absolute adds a learned vector for each position in the list; none treats it as a set"
         )
 
     def __init__(self, config: Config, width: int) -> None:
@@ -79,7 +79,7 @@ class Entities(Input):
         self.shape = config.entities, config.features
         self.num_elements, self.grid = config.entities, None
         self.embedding = nn.Linear(config.features, width)
-        self.positions = Positions(config.entities, width) if config.positions == "absolute" else None
+        self.positions = AbsolutePositions(config.entities, width) if config.positions == "absolute" else None
 
     def forward(self, inputs: Tensor, mask_BN: Tensor | None) -> Tensor:
         if mask_BN is not None:

@@ -1,10 +1,10 @@
-"""How an element's type is inferred."""
+"""Type inferences: how the type of an element is computed from its state."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ni_framework.contracts import Build, Context, NoOptions, Sizes, TypeInference
+from ni_framework.contracts import ComponentFactory, Context, NoOptions, Sizes, TypeInference
 from ni_framework.options import config, option
 
 
@@ -18,7 +18,7 @@ class MLP(TypeInference):
     class Config:
         depth: int = option(default=2, ge=1, help="number of linear layers")
 
-    def __init__(self, config: Config, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: Config, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.LayerNorm(sizes.width)]
         for _ in range(config.depth - 1):
@@ -30,11 +30,11 @@ class MLP(TypeInference):
 
 
 class NoTypes(TypeInference):
-    """All types are zero, at no cost: [B, V, D] -> [B, V, T]. For routers that read no types, as `always_open`."""
+    """All types are zero, at no cost: [B, V, D] -> [B, V, T]. For routers that do not read types, such as `always_open`."""
 
     Config = NoOptions
 
-    def __init__(self, config: NoOptions, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: NoOptions, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         self.width = sizes.type
 

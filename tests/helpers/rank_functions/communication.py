@@ -1,4 +1,4 @@
-"""What DeepSpeed sends, and how much it holds, seen in each process; each function is called in all of them."""
+"""Measures what DeepSpeed sends and how much it gathers; each function is called on all ranks."""
 
 from __future__ import annotations
 
@@ -16,109 +16,136 @@ import torch
 from torch import Tensor
 
 from ni_framework.contracts import Batch
-from ni_framework.distributed.communicator import Team
-from ni_framework.engines.deepspeed.comm_monitor import SENT
+from ni_framework.distributed.communicator import Communicator
+from ni_framework.engines.deepspeed.comm_monitor import COLLECTIVES
 from ni_framework.engines.deepspeed.engine import ZeroEngine
 from ni_framework.model.interpreter import Interpreter
-from tests.helpers.engine_cases import Case
-from tests.helpers.rank_functions.engine_agreement import shares, team_here, zero_messages
+from tests.helpers.engine_cases import EngineCase
+from tests.helpers.rank_functions.engine_agreement import deepspeed_message_counts, join_communicator, local_batches
 
-GATHERS = ("all_gather", "all_gather_coalesced", "all_gather_into_tensor")
-SETTLED = 2  # steps after which DeepSpeed knows the order of modules
+GATHER_OPS = ("all_gather", "all_gather_coalesced", "all_gather_into_tensor")
+# Steps after which DeepSpeed has recorded the order of modules.
+WARMUP_STEPS = 2
 
 
 @contextmanager
-def engine_of(case: Case, stage: int, *overrides: str) -> Iterator[tuple[ZeroEngine, list[Batch], Team]]:
-    """An engine, this process's batches, and the team."""
-    team = team_here()
+def open_engine(
+    case: EngineCase, stage: int, *overrides: str
+) -> Iterator[tuple[ZeroEngine, list[Batch], Communicator]]:
+    """Yields an engine, this rank's batches, and the communicator.
+
+    Args:
+        case: What is trained.
+        stage: The ZeRO stage.
+        overrides: More changes of the recipe.
+    """
+    comm = join_communicator()
     with tempfile.TemporaryDirectory() as folder:
-        recipe = case.zero(Path(folder), stage, *overrides)
-    engine = ZeroEngine(recipe, team, case.make_optimizer, case.prepare(recipe, team.size))
+        recipe = case.zero_recipe(Path(folder), stage, *overrides)
+    engine = ZeroEngine(recipe, comm, case.make_optimizer, case.prepare(recipe, comm.world_size))
     try:
-        yield engine, shares(case, recipe, team), team
+        yield engine, local_batches(case, recipe, comm), comm
     finally:
         engine.close()
 
 
-class Ledger:
-    """The messages that DeepSpeed sends, in their order: what, and how many elements."""
+class MessageRecorder:
+    """Records the messages that DeepSpeed sends, in order: the operation, and the number of elements of each tensor."""
 
     def __init__(self) -> None:
         import deepspeed
 
-        self.watched: Any = deepspeed.comm.comm.cdb  # pyright: ignore[reportAttributeAccessIssue]
-        self.backend, self.lines = self.watched.backend, []
+        self.monitor: Any = deepspeed.comm.comm.cdb  # pyright: ignore[reportAttributeAccessIssue]
+        self.backend, self.messages = self.monitor.backend, []
 
-    def __enter__(self) -> Ledger:
-        self.watched.backend = self
+    def __enter__(self) -> MessageRecorder:
+        self.monitor.backend = self
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.watched.backend = self.backend
+        self.monitor.backend = self.backend
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.backend, name)
-        if name not in SENT:
-            return found
+        operation = getattr(self.backend, name)
+        if name not in COLLECTIVES:
+            return operation
 
         def send(*arguments: Any, **named: Any) -> Any:
             tensors = [value for value in (*arguments, *named.values()) if isinstance(value, Tensor)]
-            self.lines.append([name, *(value.numel() for value in tensors)])
-            return found(*arguments, **named)
+            self.messages.append([name, *(value.numel() for value in tensors)])
+            return operation(*arguments, **named)
 
         return send
 
 
-def counts(iterations: Sequence[int], stage: int, overrides: Sequence[str]) -> list[dict[str, int]]:
-    """The messages of one step by name, and the elements that were gathered, at each number of iterations."""
-    answers = []
+def count_messages(iterations: Sequence[int], stage: int, overrides: Sequence[str]) -> list[dict[str, int]]:
+    """Returns the messages of one step by name, and how many elements were gathered, for each number of iterations.
+
+    Args:
+        iterations: The numbers of iterations.
+        stage: The ZeRO stage.
+        overrides: More changes of the recipe.
+    """
+    results = []
     for number in iterations:
-        case = Case((*overrides, f"model.iterations={number}"), steps=SETTLED + 1)
-        with engine_of(case, stage) as (engine, batches, _):
-            for step, batch in enumerate(batches[:SETTLED]):
+        case = EngineCase((*overrides, f"model.iterations={number}"), steps=WARMUP_STEPS + 1)
+        with open_engine(case, stage) as (engine, batches, _):
+            for step, batch in enumerate(batches[:WARMUP_STEPS]):
                 engine.step(step, batch, False)
-            before = zero_messages().copy()
-            with Ledger() as ledger:
-                engine.step(SETTLED, batches[SETTLED], False)
-            after: Counter[str] = zero_messages() - before
-            gathered = sum(max(sizes) for name, *sizes in ledger.lines if name in GATHERS)
-            answers.append({**after, "gathered": gathered, "parameters": engine.num_parameters})
-    return answers
+            before = deepspeed_message_counts().copy()
+            with MessageRecorder() as recorder:
+                engine.step(WARMUP_STEPS, batches[WARMUP_STEPS], False)
+            after: Counter[str] = deepspeed_message_counts() - before
+            gathered = sum(max(sizes) for name, *sizes in recorder.messages if name in GATHER_OPS)
+            results.append({**after, "gathered": gathered, "parameters": engine.num_parameters})
+    return results
 
 
-def peaks(cases: Sequence[Sequence[str]], threshold: int) -> list[dict[str, int]]:
-    """The most elements of parameters that are whole at a time in two steps and an evaluation between them, and the bound."""
-    answers = []
-    spread = f"engine.deepspeed.zero_optimization.stage3_param_persistence_threshold={threshold}"
+def peak_gathered_numel(cases: Sequence[Sequence[str]], threshold: int) -> list[dict[str, int]]:
+    """Measures the most parameter elements that are gathered at a time, in two steps with an evaluation after each.
+
+    Args:
+        cases: The changes of the recipe of each case.
+        threshold: Parameters with fewer elements stay gathered.
+
+    Returns:
+        For each case the peak, the elements of the largest script, of the persistent parameters, and of all parameters.
+    """
+    results = []
+    sharding = f"engine.deepspeed.zero_optimization.stage3_param_persistence_threshold={threshold}"
     for overrides in cases:
-        with engine_of(Case(tuple(overrides), steps=2), 3, spread) as (engine, batches, _):
-            from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Fetches
+        with open_engine(EngineCase(tuple(overrides), steps=2), 3, sharding) as (engine, batches, _):
+            from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
             parameters: list[Any] = list(engine.model.parameters())
-            seen = [0]
-            fetch = Fetches.fetch_sub_module
+            gathered = [0]
+            fetch = PartitionedParameterCoordinator.fetch_sub_module
 
-            def look(
-                *arguments: Any, parameters: Any = parameters, seen: Any = seen, fetch: Any = fetch, **named: Any
+            def fetch_and_count(
+                *arguments: Any,
+                parameters: Any = parameters,
+                gathered: Any = gathered,
+                fetch: Any = fetch,
+                **named: Any,
             ) -> None:
                 fetch(*arguments, **named)
-                seen.append(sum(p.ds_numel for p in parameters if p.ds_status.name != "NOT_AVAILABLE"))
+                gathered.append(sum(p.ds_numel for p in parameters if p.ds_status.name != "NOT_AVAILABLE"))
 
-            with mock.patch.object(Fetches, "fetch_sub_module", look):
+            with mock.patch.object(PartitionedParameterCoordinator, "fetch_sub_module", fetch_and_count):
                 for step, batch in enumerate(batches):
                     engine.step(step, batch, False)
                     with engine.inference() as model, torch.no_grad():
                         model(batch.inputs)
             scripts = [sum(p.ds_numel for p in script.parameters()) for script in engine.model.scripts]  # pyright: ignore[reportAttributeAccessIssue]
-            kept = [p.ds_numel for p in parameters if p.ds_persist]
-            found = {"peak": max(seen), "script": max(scripts), "persistent": sum(kept)}
-            answers.append(found | {"all": engine.num_parameters, "looks": len(seen)})
-    return answers
+            persistent = [p.ds_numel for p in parameters if p.ds_persist]
+            result = {"peak": max(gathered), "script": max(scripts), "persistent": sum(persistent)}
+            results.append(result | {"all": engine.num_parameters})
+    return results
 
 
-def ledgers(seeds: Sequence[int]) -> list[list[Any]]:
-    """The messages of three steps of models, stages and routings that are drawn."""
-    answers = []
+def record_messages(seeds: Sequence[int]) -> list[list[Any]]:
+    """Returns the messages of three steps, for models, stages and routings that are drawn from each seed."""
+    results = []
     for seed in seeds:
         draw = random.Random(seed)
         overrides = [
@@ -128,26 +155,26 @@ def ledgers(seeds: Sequence[int]) -> list[list[Any]]:
             f"model.execution={draw.choice(('dense', 'packed', 'auto'))}",
             f"model.body={draw.choice(('lines_of_code', 'branching', 'noted'))}",
             f"model.type_inference={draw.choice(('mlp', 'scattered'))}",
-            f"train.recompute={draw.choice(('none', 'iteration', 'script'))}",
-            f"train.accumulate={draw.choice((1, 4))}",
+            f"train.activation_checkpointing={draw.choice(('none', 'iteration', 'script'))}",
+            f"train.micro_batches={draw.choice((1, 4))}",
         ]
         frozen = tuple(draw.sample(["input", "head.cls", "scripts.0.embedding", "scripts.0.body"], draw.choice((0, 2))))
-        case = Case(tuple(overrides), frozen=frozen, routing="drawn", seed=seed, steps=3)
-        with engine_of(case, draw.choice((1, 2, 3))) as (engine, batches, _), Ledger() as ledger:
+        case = EngineCase(tuple(overrides), frozen=frozen, routing="drawn", seed=seed, steps=3)
+        with open_engine(case, draw.choice((1, 2, 3))) as (engine, batches, _), MessageRecorder() as recorder:
             for step, batch in enumerate(batches):
                 engine.step(step, batch, False)
-            answers.append(ledger.lines)
-    return answers
+            results.append(recorder.messages)
+    return results
 
 
-def memory(cycles: int) -> list[list[int]]:
-    """After each engine at stage 3 that has trained and is closed: this process's resident bytes, and models that are left."""
+def memory_after_close(cycles: int) -> list[list[int]]:
+    """Trains and closes engines at stage 3; returns the resident bytes and the number of living models after each."""
     sizes = []
     for _ in range(cycles):
-        with engine_of(Case(steps=1), 3) as (engine, batches, _):
+        with open_engine(EngineCase(steps=1), 3) as (engine, batches, _):
             engine.step(0, batches[0], False)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         gc.collect()
-        left = sum(isinstance(thing, Interpreter) for thing in gc.get_objects())
-        sizes.append([pages * 4096, left])
+        models = sum(isinstance(item, Interpreter) for item in gc.get_objects())
+        sizes.append([pages * 4096, models])
     return sizes

@@ -1,4 +1,4 @@
-"""Runs in which the processes are not alike."""
+"""Functions for tests in which the ranks differ; each function is called on all ranks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from torch import Tensor
 
 from ni_framework import build_model
 from ni_framework.contracts import Batch, Split, hookimpl
-from ni_framework.data.sampler import Order
-from ni_framework.distributed.rendezvous import join
+from ni_framework.data.sampler import EpochSampler
+from ni_framework.distributed.rendezvous import init_process_group
 from ni_framework.errors import NIError
-from ni_framework.evaluation.evaluate import evaluate
+from ni_framework.evaluation.evaluate import evaluate_model
 from ni_framework.model.compose import build_data
 from ni_framework.training.train import train
-from tests.helpers.small_recipe import small_recipe
+from tests.helpers.small_recipe import load_small_recipe
 
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def refused(run: str, overrides: list[str], environment: dict[str, str]) -> list[Any]:
-    """What a run says in which process 1 has other settings, and its exit code; and whether a step was made."""
+def train_with_differences(run: str, overrides: list[str], environment: dict[str, str]) -> list[Any]:
+    """Trains while rank 1 has other settings; returns the error, its exit code, and whether there are metrics.
+
+    Args:
+        run: The run folder.
+        overrides: Changes of the recipe on rank 1.
+        environment: Environment variables on rank 1.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        recipe = small_recipe(Path(folder), "engine.use=zero", "train.steps=2", *(overrides if RANK else []))
+        recipe = load_small_recipe(Path(folder), "engine.use=zero", "train.steps=2", *(overrides if RANK else []))
     with mock.patch.dict(os.environ, environment if RANK else {}):
         try:
             train(recipe, Path(run))
@@ -37,7 +43,7 @@ def refused(run: str, overrides: list[str], environment: dict[str, str]) -> list
     return ["nothing", 0, True]
 
 
-class Warned:
+class StepWarningCollector:
     def __init__(self) -> None:
         self.messages: list[tuple[int, str]] = []
 
@@ -46,22 +52,28 @@ class Warned:
         self.messages.append((step, message))
 
 
-def paced(run: str, stage: int, seconds: Sequence[float]) -> list[Any]:
-    """What a run warns of in which each process needs its time for a step's data."""
+def train_with_delays(run: str, stage: int, seconds: Sequence[float]) -> list[Any]:
+    """Trains while each rank takes its own time for the data of a step; returns the run's warnings.
+
+    Args:
+        run: The run folder.
+        stage: The ZeRO stage.
+        seconds: The delay of each rank.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        recipe = small_recipe(Path(folder), "engine.use=zero", f"engine.stage={stage}", "train.steps=40")
-    read, warned = Order.__getitem__, Warned()
+        recipe = load_small_recipe(Path(folder), "engine.use=zero", f"engine.stage={stage}", "train.steps=40")
+    read, collector = EpochSampler.__getitem__, StepWarningCollector()
 
-    def late(order: Order, step: int) -> Any:
+    def read_late(sampler: EpochSampler, step: int) -> Any:
         time.sleep(seconds[RANK])
-        return read(order, step)
+        return read(sampler, step)
 
-    with mock.patch.object(Order, "__getitem__", late):
-        train(recipe, Path(run), listeners=[warned])
-    return [list(entry) for entry in warned.messages]
+    with mock.patch.object(EpochSampler, "__getitem__", read_late):
+        train(recipe, Path(run), listeners=[collector])
+    return [list(entry) for entry in collector.messages]
 
 
-class Few:
+class FirstSamples:
     """The first samples of a split."""
 
     def __init__(self, split: Split, number: int) -> None:
@@ -74,10 +86,10 @@ class Few:
         return self.split.batch(index_B, key_B)
 
 
-def evaluated(number: int) -> list[dict[str, float]]:
-    """The metrics of a few samples, by all processes together and by this one alone."""
+def evaluate_together_and_alone(number: int) -> list[dict[str, float]]:
+    """Returns the metrics of a few samples, computed by all ranks together and by this rank alone."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = small_recipe(Path(folder), "engine.use=zero")
-    team, model = join(recipe.engine), build_model(recipe)
-    few = Few(build_data(recipe).open()["test"], number)
-    return [evaluate(model, few, team=team), evaluate(model, few)]
+        recipe = load_small_recipe(Path(folder), "engine.use=zero")
+    comm, model = init_process_group(recipe.engine), build_model(recipe)
+    samples = FirstSamples(build_data(recipe).open()["test"], number)
+    return [evaluate_model(model, samples, comm=comm), evaluate_model(model, samples)]

@@ -1,4 +1,4 @@
-"""What processes do where one of them fails in the middle; each function is called in all of them."""
+"""Functions for tests in which one rank fails or sees other files; each function is called on all ranks."""
 
 from __future__ import annotations
 
@@ -9,49 +9,50 @@ from pathlib import Path
 import pytest
 
 from ni_framework.checkpoint import load
-from ni_framework.data.sampler import Order
-from ni_framework.distributed.rendezvous import join
+from ni_framework.data.sampler import EpochSampler
+from ni_framework.distributed.rendezvous import init_process_group
 from ni_framework.engines.deepspeed.engine import ZeroEngine
 from ni_framework.model.compose import build_data
 from ni_framework.training import train as trainer
 from ni_framework.training.train import train
-from tests.helpers.small_recipe import small_recipe
+from tests.helpers.small_recipe import load_small_recipe
 
 
-def evaluation_fails() -> tuple[str, float]:
-    """The error of a process that alone fails while averaged weights are in place, and after how many seconds it comes."""
+def fail_on_one_rank() -> tuple[str, float]:
+    """Makes rank 1 alone fail while the EMA weights are in the model; returns each rank's error, and after how many seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = small_recipe(Path(folder), "engine.use=zero", "engine.stage=2", "train.average=0.9")
-    team = join(recipe.engine)
-    engine = ZeroEngine(recipe, team)
-    engine.step(0, Order(build_data(recipe).open()["train"], 8, 0, team.share(8))[0], False)
-    begin, said = time.monotonic(), ""
+        recipe = load_small_recipe(Path(folder), "engine.use=zero", "engine.stage=2", "train.ema_decay=0.9")
+    comm = init_process_group(recipe.engine)
+    engine = ZeroEngine(recipe, comm)
+    engine.step(0, EpochSampler(build_data(recipe).open()["train"], 8, 0, comm.local_range(8))[0], False)
+    start, message = time.monotonic(), ""
     try:
         with engine.inference():
-            if team.rank == 1:
+            if comm.rank == 1:
                 raise OSError("a disk is gone")
-            time.sleep(3)  # as one that is still at its batch, until it learns of that
+            # Rank 0 is still computing its batch, until it notices the failure.
+            time.sleep(3)
             raise OSError("lost the other")
     except OSError as error:
-        said = str(error)
-    return said, time.monotonic() - begin
+        message = str(error)
+    return message, time.monotonic() - start
 
 
-def begins(folder: str) -> str:
-    """The number of the step whose weights a run begins with, where each process would find that of another one."""
+def init_from_rank_dependent_checkpoint(folder: str) -> str:
+    """Starts a run from a checkpoint while each rank would find a different one; returns the step of the one that is used."""
     with tempfile.TemporaryDirectory() as own:
-        recipe = small_recipe(Path(own), "engine.use=zero", "engine.stage=2", "train.steps=2")
-    team = join(recipe.engine)
-    train(recipe, Path(folder, "first"), every=1)
-    begun: list[Path] = []
+        recipe = load_small_recipe(Path(own), "engine.use=zero", "engine.stage=2", "train.steps=2")
+    comm = init_process_group(recipe.engine)
+    train(recipe, Path(folder, "first"), checkpoint_every=1)
+    used: list[Path] = []
 
-    def note(engine: ZeroEngine, place: Path) -> list[str]:
-        begun.append(place)
-        return load.begin_with(engine, place)
+    def record(engine: ZeroEngine, checkpoint: Path) -> list[str]:
+        used.append(checkpoint)
+        return load.init_from_checkpoint(engine, checkpoint)
 
     with pytest.MonkeyPatch.context() as patch:
-        places = Path(folder, "first", "checkpoints")
-        patch.setattr(trainer, "find_checkpoint", lambda _: places / f"step-{2 - team.rank}")
-        patch.setattr(trainer, "begin_with", note)
-        train(recipe, Path(folder, "second"), start="first")
-    return begun[0].name.removeprefix("step-")
+        checkpoints = Path(folder, "first", "checkpoints")
+        patch.setattr(trainer, "find_checkpoint", lambda _: checkpoints / f"step-{2 - comm.rank}")
+        patch.setattr(trainer, "init_from_checkpoint", record)
+        train(recipe, Path(folder, "second"), init_from="first")
+    return used[0].name.removeprefix("step-")

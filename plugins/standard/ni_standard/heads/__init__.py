@@ -1,0 +1,1 @@
+"""Heads: `classify` returns logits of classes, `regress` returns real numbers."""

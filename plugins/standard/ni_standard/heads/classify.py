@@ -1,4 +1,4 @@
-"""How the final states become answers."""
+"""The head for classification."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from ni_framework.options import config, option
 class Classify(Head):
     """LayerNorm and a linear map on the final state of a CLS element: [B, V, D] -> {task: [B, classes]}.
 
-    Each task has its own CLS element and its own map, or shares one with all. Equal CLS elements stay equal, so a shared
-    one is computed once and counts as many. Source: Neural Interpreters, section 3.1, and the author's code.
+    Each task has its own CLS element and its own map, or all tasks share one. Equal CLS elements stay equal, so a shared one is
+    computed once, and attention counts it once for each task. Source: Neural Interpreters, section 3.1, and the author's code.
     """
 
     @config
     class Config:
         shared_cls: bool = option(default=False, help="one CLS element for all tasks")
         shared_head: bool = option(
-            default=False, help="one LayerNorm and linear map for all tasks; their classes must be equally many"
+            default=False, help="one LayerNorm and linear map for all tasks, which must have the same number of classes"
         )
         label_smoothing: float = option(
-            default=0.0, ge=0, lt=1, help="part of the target spread evenly over the classes in training"
+            default=0.0, ge=0, lt=1, help="part of the target that is spread evenly over the classes in training"
         )
 
     def __init__(self, config: Config, width: int, tasks: Mapping[str, int]) -> None:
         super().__init__()
         if single := [task for task, classes in tasks.items() if classes == 1]:
             raise OptionError(
-                "", f"{single[0]} has one class, so that nothing is told apart", "`regress` answers numbers"
+                "",
+                f"{single[0]} has one class, so there is nothing to classify",
+                "use the head `regress` for tasks whose targets are real numbers",
             )
         if config.shared_head and len(set(tasks.values())) > 1:
             sizes = ", ".join(f"{task} {classes}" for task, classes in tasks.items())
@@ -51,7 +53,7 @@ class Classify(Head):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.cls)
 
-    def start(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
+    def cls_tokens(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
         if self.config.shared_cls:
             return self.cls, len(tasks)
         return self.cls[[self.tasks.index(task) for task in tasks]], 1

@@ -1,4 +1,4 @@
-"""How the final states become numbers."""
+"""The head for real-valued targets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ni_framework.contracts import Head
 class Regress(Head):
     """LayerNorm and a linear map on the final state of each task's own CLS element: [B, V, D] -> {task: [B, outputs]}.
 
-    A task's number is that of its outputs; a target is [B] or [B, outputs]. The loss is the squared error, mean over outputs.
-    The metric `r2` is 1 - (answer - target)^2, of which the mean over samples is R^2 where targets have zero mean and unit
-    variance, as those of `formulas` have; of others it is not.
+    The number of a task in the data's `tasks` is its number of outputs; a target is [B] or [B, outputs]. The loss is the squared
+    error, mean over outputs. The metric `one_minus_mse` is 1 - loss, whose mean over samples is 1 - MSE. For standardised
+    targets (zero mean, unit variance), such as those of `formulas`, this is close to R^2; for other targets it is not.
     """
 
     def __init__(self, config: object, width: int, tasks: Mapping[str, int]) -> None:
@@ -28,7 +28,7 @@ class Regress(Head):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.cls)
 
-    def start(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
+    def cls_tokens(self, tasks: Sequence[str]) -> tuple[Tensor, int]:
         return self.cls[[self.tasks.index(task) for task in tasks]], 1
 
     def forward(self, x_BVD: Tensor, present_BV: Tensor | None, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -39,4 +39,4 @@ class Regress(Head):
 
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         loss = self.loss(logits, target)
-        return {"loss": loss, "r2": 1 - loss}
+        return {"loss": loss, "one_minus_mse": 1 - loss}

@@ -1,10 +1,10 @@
-"""A router that routes nothing."""
+"""A router that opens every pair."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ni_framework.contracts import Build, Context, NoOptions, Router, Sizes
+from ni_framework.contracts import ComponentFactory, Context, NoOptions, Router, Sizes
 
 
 class AlwaysOpen(Router):
@@ -12,7 +12,7 @@ class AlwaysOpen(Router):
 
     Config = NoOptions
 
-    def __init__(self, config: NoOptions, sizes: Sizes, build: Build) -> None:
+    def __init__(self, config: NoOptions, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
 
     def forward(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Tensor:

@@ -1,4 +1,4 @@
-"""What routers that change another router's work have in common."""
+"""The base of routers that change the result of another router."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ni_framework.contracts import Answer, Build, Choice, Context, Router, Sizes
+from ni_framework.contracts import ComponentFactory, ComponentSpec, Context, Output, Router, Sizes
 
-_INNER = "inner."  # before the names of the inner router's statistics: it may be of the same kind
+# Prefix of the names of the inner router's statistics, because the inner router may be of the same class.
+_INNER_PREFIX = "inner."
 
 
-class AroundRouter(Router, ABC):
-    """Base of routers that hold another one, `inner`: they share what it promises, and pass statistics on to it."""
+class RouterWrapper(Router, ABC):
+    """Base of routers around another one, `inner`: they copy its class attributes, and pass its statistics on to it."""
 
-    def __init__(self, inner: Choice, sizes: Sizes, build: Build) -> None:
+    def __init__(self, inner: ComponentSpec, sizes: Sizes, build: ComponentFactory) -> None:
         super().__init__()
         self.inner: Router = build("router", inner, sizes, build)
         self.normalised = self.inner.normalised
-        self.gradient_through_closed = self.inner.gradient_through_closed
-        self.grows = self.inner.grows
+        self.straight_through = self.inner.straight_through
+        self.supports_growth = self.inner.supports_growth
 
-    def ask(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Answer:
-        """The inner router's answer."""
-        answer = Answer.of(self.inner(type_BVT, signature_UT, context))
-        return answer._replace(statistics={f"{_INNER}{name}": value for name, value in answer.statistics.items()})
+    def call_inner(self, type_BVT: Tensor, signature_UT: Tensor, context: Context) -> Output:
+        """Returns the output of the inner router, with prefixed names of statistics."""
+        output = Output.wrap(self.inner(type_BVT, signature_UT, context))
+        return output._replace(
+            statistics={f"{_INNER_PREFIX}{name}": value for name, value in output.statistics.items()}
+        )
 
-    def absorb(self, statistics: Mapping[str, Tensor]) -> None:
-        names = [name for name in statistics if name.startswith(_INNER)]
-        self.inner.absorb({name.removeprefix(_INNER): statistics[name] for name in names})
+    def update_buffers(self, statistics: Mapping[str, Tensor]) -> None:
+        names = [name for name in statistics if name.startswith(_INNER_PREFIX)]
+        self.inner.update_buffers({name.removeprefix(_INNER_PREFIX): statistics[name] for name in names})

@@ -1,4 +1,4 @@
-"""Files of a data set that the user has."""
+"""Finds the files of a data set that the user provides."""
 
 from __future__ import annotations
 
@@ -8,30 +8,36 @@ from pathlib import Path
 from ni_framework.errors import RunError
 
 
-def home(path: str) -> Path:
-    """A path with `~` for the user's own folder; raises `RunError` for a user that there is not."""
+def expand_home(path: str) -> Path:
+    """Returns a path with `~` replaced by the home folder; raises `RunError` for an unknown user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise RunError(f"{path}: there is no such user; name the folder without ~") from error
+        raise RunError(f"{path}: there is no such user; write the path of the folder without ~") from error
 
 
-def find(root: str, names: Sequence[str | tuple[str, ...]], what: str) -> list[Path]:
-    """The files or folders of these names under a folder; of several names for one, the first that is there.
+def find_files(root: str, names: Sequence[str | tuple[str, ...]], description: str) -> list[Path]:
+    """Returns the paths of files or folders under a folder.
 
-    Raises `RunError` that says which are missing, where all are expected, and what they are.
+    Args:
+        root: The folder; `~` is the home folder.
+        names: Names below the folder; of several names in a tuple, the first that exists is used.
+        description: What the files are, for the error message.
+
+    Raises:
+        RunError: Files are missing; the message lists them, the folder and the description.
     """
-    folder = home(root)
-    found, missing = [], []
+    folder = expand_home(root)
+    paths_found, missing = [], []
     for name in names:
-        given = (name,) if isinstance(name, str) else name
-        paths = [folder / each for each in given if (folder / each).exists()]
-        found += paths[:1]
+        alternatives = (name,) if isinstance(name, str) else name
+        paths = [folder / each for each in alternatives if (folder / each).exists()]
+        paths_found += paths[:1]
         if not paths:
-            missing.append(given[0])
+            missing.append(alternatives[0])
     if missing:
         raise RunError(
-            f"{folder.absolute()}: has no {', '.join(missing)}; put the files of {what} there, "
-            "or let the data's `root` in the recipe name the folder that holds them"
+            f"{folder.absolute()}: has no {', '.join(missing)}; put the files of {description} there, "
+            "or set `root` of the data in the recipe to the folder that contains them"
         )
-    return found
+    return paths_found

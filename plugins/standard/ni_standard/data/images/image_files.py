@@ -1,4 +1,4 @@
-"""Image files, decoded when a batch needs them: a data set may be larger than the memory."""
+"""Image files that are decoded when a batch needs them, so that a data set may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ni_framework.errors import RunError
-from ni_standard.data.images.labelled_images import ImageOptions, fit
+from ni_standard.data.images.labelled_images import ImageOptions, convert_images
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-class Pictures:
-    """Files [n], read as bytes [B, C, Y, X] by their index."""
+class ImageFiles:
+    """Reads image files by their index, as bytes [B, C, Y, X]."""
 
     def __init__(self, paths: Sequence[Path], options: ImageOptions) -> None:
         self.paths, self.options = paths, options
@@ -30,8 +30,8 @@ class Pictures:
         try:
             with Image.open(path) as image:
                 if image.mode[0] in "IF":
-                    raise ValueError(f"its pixels are of kind {image.mode}, with more than 8 bits a channel")
+                    raise ValueError(f"its pixel format is {image.mode}, which has more than 8 bits per channel")
                 pixels = np.array(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise RunError(f"{path}: cannot be read as an image: {error}; repair or remove the file") from error
-        return fit(torch.from_numpy(pixels).movedim(2, 0).unsqueeze(0), self.options)[0]
+        return convert_images(torch.from_numpy(pixels).movedim(2, 0).unsqueeze(0), self.options)[0]
