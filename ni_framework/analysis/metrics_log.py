@@ -9,6 +9,7 @@ from attrs import frozen
 
 from ni_framework.checkpoint.run_dir import METRICS_FILE
 from ni_framework.errors import UsageError
+from ni_framework.utils.prefixes import strip_prefix
 
 # Plots use single precision, and training does not produce larger numbers either.
 _MAX_PLOTTABLE = 3.5e38
@@ -29,7 +30,7 @@ class MetricsLog:
 
     def with_prefix(self, prefix: str) -> dict[str, MetricSeries]:
         """Returns the series whose names start with a prefix, by the rest of their names."""
-        return {name.removeprefix(prefix): series for name, series in self.series.items() if name.startswith(prefix)}
+        return strip_prefix(prefix, self.series)
 
 
 def read_metrics_log(run: Path) -> MetricsLog:

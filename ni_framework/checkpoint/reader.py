@@ -16,6 +16,7 @@ from torch import Tensor
 from ni_framework.checkpoint.manifest import Manifest, check_file, shard_files
 from ni_framework.checkpoint.shards import ShardedState, TensorShard
 from ni_framework.errors import CheckpointError
+from ni_framework.utils.prefixes import strip_prefix
 
 _READ_ERRORS = (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError)
 
@@ -79,9 +80,7 @@ class TensorReader:
         """Returns a reader of the tensors whose names start with `prefix/`, under the rest of their names."""
         reader = copy(self)
         for attribute in ("_extents", "_shapes", "_dtypes"):
-            entries = getattr(self, attribute).items()
-            selected = {n.removeprefix(f"{prefix}/"): value for n, value in entries if n.startswith(f"{prefix}/")}
-            setattr(reader, attribute, selected)
+            setattr(reader, attribute, strip_prefix(f"{prefix}/", getattr(self, attribute)))
         return reader
 
     def read(self, name: str) -> Tensor:

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from ni_framework.contracts import SUMMARY_METRICS, hookimpl
+from ni_framework.utils.prefixes import strip_prefix
 
 _BAR_CHARACTERS = " ▁▂▃▄▅▆▇█"
 
@@ -111,7 +112,7 @@ class ProgressListener:
 
 def _format_train_metrics(metrics: Mapping[str, float]) -> str:
     """Formats the loss and the summary metrics of an interval, unless all of its steps were skipped."""
-    train_metrics = {name.removeprefix("train/"): value for name, value in metrics.items() if name.startswith("train/")}
+    train_metrics = strip_prefix("train/", metrics)
     return _format_metrics(train_metrics, 4) if "loss" in train_metrics else "all steps were skipped"
 
 

@@ -35,6 +35,7 @@ from ni_framework.recipe import Recipe, dump, to_plain_values
 from ni_framework.recipe.dump import dump_values
 from ni_framework.registry import load_recipe_text
 from ni_framework.utils.atomic_files import check_absent
+from ni_framework.utils.prefixes import strip_prefix
 
 TRAINABLE_BY_FREEZE = {"none": None, "old": ("grown",), "all-but-routing": ("grown", "routing")}
 
@@ -270,11 +271,8 @@ def _imported_body(bundle: FunctionBundle, before: LoadedCheckpoint, place: int)
     values = to_plain_values(before.recipe)
     values["model"]["body"] = bundle.body
     spec = load_recipe_text(dump_values(values), (), "the functions' body", _component_origins(bundle.lock)).model.body
-    prefix = f"scripts.{place}.body."
-    own = {
-        name.removeprefix(prefix): value for name, value in before.inference_weights.items() if name.startswith(prefix)
-    }
-    imported = {name.removeprefix("body/"): value for name, value in bundle.tensors.items() if name.startswith("body/")}
+    own = strip_prefix(f"scripts.{place}.body.", before.inference_weights)
+    imported = strip_prefix("body/", bundle.tensors)
     same = own.keys() == imported.keys() and all(own[name].equal(value) for name, value in imported.items())
     return None if same and spec == before.recipe.model.program[place].body else spec
 

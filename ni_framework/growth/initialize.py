@@ -16,6 +16,7 @@ from ni_framework.model.compose import build_meta_model
 from ni_framework.nn.init import derive_seed
 from ni_framework.nn.random import rng_keys, uniform
 from ni_framework.recipe import Recipe
+from ni_framework.utils.prefixes import strip_prefix
 
 # The distance of a function that begins near another from that function, as a fraction of the root mean square of what each
 # tensor holds for the other.
@@ -107,9 +108,7 @@ def init_from_export(
     if (body := rows.own_body_paths.get(functions[0])) is None:
         return
     model_names = {name for name in weights if name.startswith(f"{body}.")}
-    imported = {
-        f"{body}.{key.removeprefix('body/')}": value for key, value in bundle.tensors.items() if key.startswith("body/")
-    }
+    imported = {f"{body}.{name}": value for name, value in strip_prefix("body/", bundle.tensors).items()}
     if model_names != imported.keys():
         difference = sorted(model_names ^ imported.keys())[0]
         raise CheckpointError(f"{source}: its body does not fit: {difference} is on one side only")

@@ -12,6 +12,7 @@ from ni_framework.contracts import Context, Head, Input, Output
 from ni_framework.errors import UsageError
 from ni_framework.model.noise import KeyedNoise, sample_keys
 from ni_framework.model.script import Script, ScriptOutput
+from ni_framework.utils.prefixes import strip_prefix
 
 # Scripts draw noise by their number; the input, which belongs to no script, draws by this one.
 INPUT_NOISE_KEY = -1
@@ -147,11 +148,7 @@ class Interpreter(nn.Module):
             str(n): script for n, script in enumerate(self.scripts)
         }
         for path, component in components.items():
-            prefix = f"{path}."
-            component_statistics = {
-                name.removeprefix(prefix): value for name, value in statistics.items() if name.startswith(prefix)
-            }
-            if component_statistics:
+            if component_statistics := strip_prefix(f"{path}.", statistics):
                 component.update_buffers(component_statistics)
 
     def _call_input(self, inputs: Tensor, mask: Tensor | None, key: Tensor | None) -> Tensor | Output:

@@ -29,6 +29,7 @@ from ni_framework.model.noise import KeyedNoise, sample_keys
 from ni_framework.nn.kernel import to_unit_length
 from ni_framework.nn.layouts.dense import DensePairs
 from ni_framework.nn.layouts.packed import PackedPairs, is_packing_faster
+from ni_framework.utils.prefixes import strip_prefix
 
 # The components of a script that may return losses and statistics. The bodies of added functions may, too: "bodies.0".
 REPORTING_COMPONENTS = ("type_inference", "router", "body", "halting")
@@ -272,11 +273,7 @@ class Script(nn.Module):
     def update_buffers(self, statistics: Mapping[str, Tensor]) -> None:
         """Passes statistics to the components that they came from; their names are those of a `ScriptOutput`."""
         for path in (*REPORTING_COMPONENTS, *(f"bodies.{number}" for number in range(len(self.bodies)))):
-            prefix = f"{path}."
-            component_statistics = {
-                name.removeprefix(prefix): value for name, value in statistics.items() if name.startswith(prefix)
-            }
-            if component_statistics:
+            if component_statistics := strip_prefix(f"{path}.", statistics):
                 component: Any = self.get_submodule(path)
                 component.update_buffers(component_statistics)
 
