@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ni_framework.contracts import Context, Head, Input, Output
 from ni_framework.errors import UsageError
+from ni_framework.model.iteration import AuxOutputs, add_to_sums
 from ni_framework.model.noise import KeyedNoise, sample_keys
 from ni_framework.model.script import Script, ScriptOutput
 from ni_framework.utils.prefixes import strip_prefix
@@ -114,11 +115,8 @@ class Interpreter(nn.Module):
         """
         tasks = validate_tasks(tasks, self.tasks)
         self._check_inputs(inputs, mask, key)
-        losses: dict[str, Tensor] = {}
-        statistics: dict[str, Tensor] = {}
-        input_output = Output.wrap(self._call_input(inputs, mask, key))
-        x_BND = input_output.value
-        _add_aux_outputs("input", input_output, losses, statistics)
+        aux_outputs = AuxOutputs()
+        x_BND = aux_outputs.add("input", Output.wrap(self._call_input(inputs, mask, key)))
         cls_LD, multiplicity = self.head.cls_tokens(tasks)
         present_BV = multiplicity_V = None
         if mask is not None:
@@ -133,13 +131,12 @@ class Interpreter(nn.Module):
             script_output = script(x_BVD, present_BV, multiplicity_V, key, trace=detail == "trace", tasks=tasks)
             x_BVD = script_output.output_BVD
             script_outputs.append(script_output)
-            for name, loss in script_output.losses.items():
-                losses[name] = losses.get(name, 0) + loss
-            statistics |= {f"{number}.{name}": value for name, value in script_output.statistics.items()}
-        head_output = Output.wrap(self.head(x_BVD, present_BV, tasks))
-        logits = head_output.value
-        _add_aux_outputs("head", head_output, losses, statistics)
-        return logits if detail is None else ModelOutput(logits, losses, statistics, script_outputs)
+            add_to_sums(aux_outputs.losses, script_output.losses)
+            aux_outputs.statistics |= {f"{number}.{name}": value for name, value in script_output.statistics.items()}
+        logits = aux_outputs.add("head", Output.wrap(self.head(x_BVD, present_BV, tasks)))
+        if detail is None:
+            return logits
+        return ModelOutput(logits, aux_outputs.losses, aux_outputs.statistics, script_outputs)
 
     @torch.no_grad()
     def update_buffers(self, statistics: Mapping[str, Tensor]) -> None:
@@ -176,12 +173,6 @@ class Interpreter(nn.Module):
                 f"mask: expected bool of shape {expected} (batch, elements of the input without CLS; True = present), "
                 f"not {str(mask.dtype).removeprefix('torch.')} of shape {list(mask.shape)}"
             )
-
-
-def _add_aux_outputs(path: str, output: Output, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> None:
-    for name, loss in output.aux_losses.items():
-        losses[name] = losses.get(name, 0) + loss
-    statistics |= {f"{path}.{name}": value.detach() for name, value in output.statistics.items()}
 
 
 def validate_tasks(tasks: Sequence[str] | None, model_tasks: Mapping[str, int]) -> tuple[str, ...]:

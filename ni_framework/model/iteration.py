@@ -114,6 +114,10 @@ class AuxOutputs:
         """
         output = Output.wrap(value)
         check_output("body" if path.startswith("bodies.") else path, component, output, shape)
+        return self.add(path, output)
+
+    def add(self, path: str, output: Output) -> Any:
+        """Returns the value of an output, and adds its losses and statistics to the sums."""
         add_to_sums(self.losses, output.aux_losses)
         add_to_sums(self.statistics, {f"{path}.{name}": value.detach() for name, value in output.statistics.items()})
         return output.value
